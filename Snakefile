@@ -1,0 +1,35 @@
+# Calibration fine-tuning, from prompts to figures. Rules: workflow/rules; settings: config; one rule is one `cft` command.
+from cft.config import read_yaml
+
+
+# Not unconditional: Snakemake would merge the file of --configfile into it.
+if "models" not in config:
+
+    configfile: "config/demo.yaml"
+
+
+include: "workflow/experiment.smk"
+
+
+# The same workflow on tiny random models, below results/smoke.
+module smoke_test:
+    snakefile:
+        "workflow/experiment.smk"
+    config:
+        read_yaml("config/smoke.yaml")
+    replace_prefix:
+        {"results/": "results/smoke/"}
+
+
+use rule * from smoke_test as smoke_*
+
+
+rule smoke:
+    input:
+        rules.smoke_experiment.input,
+
+
+rule all:
+    input:
+        rules.experiment.input,
+    default_target: True

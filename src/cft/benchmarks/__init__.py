@@ -1,0 +1,92 @@
+"""The benchmarks, one file each: prompts() to draw from, score() for tidy scores, summary() for `cft score`."""
+
+import importlib
+import json
+import math
+import pkgutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from cft import CftError
+from cft.provenance import read_table
+
+
+def load(name: str) -> ModuleType:
+    """The module of one benchmark; raises CftError listing the known names."""
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if name not in known:
+        raise CftError(f"unknown benchmark {name!r}; known: {', '.join(known)}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def texts_by(keys: Iterable[Any], texts: Iterable[str]) -> dict[str, list[str]]:
+    """The texts of each key (a prompt_id), keys in order of first appearance."""
+    groups: dict[str, list[str]] = {}
+    for key, text in zip(keys, texts, strict=True):
+        groups.setdefault(str(key), []).append(text)
+    return groups
+
+
+def tidy(rows: list[tuple[str, str, str, float]]) -> pd.DataFrame:
+    """Scores in their common form: columns split, item, metric, value (float, NaN where undefined)."""
+    return pd.DataFrame(rows, columns=["split", "item", "metric", "value"]).astype({"value": float})
+
+
+def jsonable(value: Any) -> Any:
+    """`value` for JSON: NaN and infinities become None, NumPy numbers Python's, inside dictionaries too."""
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_draws(path: Path | str, benchmark: str | None = None) -> pd.DataFrame:
+    """Draws from a .jsonl or .parquet file, one row per text, with the columns that the file has.
+
+    Column text is required; the benchmark's module says which others it needs. Raises CftError naming the file (and
+    the line) when it is missing, empty, truncated, not UTF-8, not JSON, without texts, or of another benchmark.
+    """
+    path = Path(path)
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise CftError(f"{path}: draws are read from a .jsonl or .parquet file; convert it")
+    if not path.is_file():
+        raise CftError(f"{path}: no such file; name a .jsonl or .parquet file of draws")
+    frame = read_table(path) if path.suffix == ".parquet" else _read_lines(path)
+    if frame.empty:
+        raise CftError(f"{path}: holds no draws; sample again or name another file")
+    if "text" not in frame:
+        raise CftError(f"{path}: no column text; it has {', '.join(frame.columns)}; put each draw's output in text")
+    for number, text in enumerate(frame["text"], start=1):
+        if not isinstance(text, str):
+            raise CftError(f'{path}: the text of draw {number} is {text!r}, not a string; write an empty output as ""')
+    others = set(frame["benchmark"].unique()) - {benchmark} if benchmark and "benchmark" in frame else ()
+    if others:
+        raise CftError(f"{path}: draws of {', '.join(map(str, others))}, not of {benchmark}; name the right benchmark")
+    return frame.reset_index(drop=True)
+
+
+def _read_lines(path: Path) -> pd.DataFrame:
+    rows = []
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CftError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8")
+    # Only a line feed ends a line: splitlines() would also cut inside texts that hold other line separators.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise CftError(f"{path}: line {number} is not valid JSON ({error}); one JSON object per line is expected")
+        if not isinstance(row, dict):
+            raise CftError(f'{path}: line {number} is not a JSON object; write each draw as {{"text": …}}')
+        if not isinstance(row.get("text"), str):
+            raise CftError(f"{path}: line {number} has no string text; put the draw's output in text")
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,101 @@
+"""All that differs by model family between a question and the tokens a model sees and ends with.
+
+The prompt's tokens come from the model's own chat template with the generation prompt. The terminator is the token
+that this template writes after an answer, found from the template itself: it is not the tokenizer's eos token in
+every family (paper section 7, item 10).
+"""
+
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from cft import CftError
+from cft.config import ChatSettings
+from cft.trie import Ragged
+
+MARKER = "0"
+
+
+def prompt_tokens(tokenizer: Any, question: str, chat: ChatSettings) -> list[int]:
+    """The tokens before the answer's first token."""
+    return tokenizer(_render(tokenizer, question, chat), add_special_tokens=False).input_ids
+
+
+def terminator(tokenizer: Any, chat: ChatSettings) -> int:
+    """The token that ends an answer in this model's chat template.
+
+    Raises CftError when the template writes no special token after an answer.
+    """
+    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": MARKER}]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False, **chat.template_options)
+    closing = whole[whole.rindex(MARKER) + len(MARKER) :]
+    tokens = tokenizer(closing, add_special_tokens=False).input_ids
+    if not tokens or tokens[0] not in tokenizer.all_special_ids and tokens[0] not in tokenizer.added_tokens_decoder:
+        raise CftError(f"the chat template ends an answer with {closing!r}, not with a special token")
+    return tokens[0]
+
+
+def tokenize_values(tokenizer: Any, values: list[str]) -> Ragged:
+    """Each value's tokens alone, without special tokens: all tokens in one row, and the number of each value.
+
+    Where every character is a token of its own, they are looked up, which is several times faster than the tokenizer.
+    """
+    found = _by_character(tokenizer, values)
+    if found is not None:
+        return found
+    rows = tokenizer(values, add_special_tokens=False, return_attention_mask=False).input_ids
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum())), lengths
+
+
+def _by_character(tokenizer: Any, values: list[str]) -> Ragged | None:
+    """The values' tokens where each character is one; None where any two neighbours may merge.
+
+    Byte-pair encoding builds a longer token from two neighbours: if no two neighbours merge, nothing does.
+    """
+    model = tokenizer.backend_tokenizer.model
+    text = "".join(values)
+    if type(model).__name__ != "BPE" or model.ignore_merges or not text.isascii():
+        return None
+    lengths = np.fromiter(map(len, values), np.int64, len(values))
+    codes = np.frombuffer(text.encode("ascii"), np.uint8)
+    inner = np.ones(len(codes), bool)
+    inner[np.cumsum(lengths)[:-1]] = False  # a value's first character has no neighbour before it
+    pairs = np.bincount(codes[:-1][inner[1:]] * np.int64(128) + codes[1:][inner[1:]], minlength=128**2)
+    table = np.zeros(128, np.int64)
+    for code in np.flatnonzero(np.bincount(codes, minlength=128)).tolist():
+        alone = _encode(tokenizer, chr(code))
+        if len(alone) != 1:
+            return None
+        table[code] = alone[0]
+    for pair in np.flatnonzero(pairs).tolist():
+        first, second = divmod(pair, 128)
+        if _encode(tokenizer, chr(first) + chr(second)) != (table[first], table[second]):
+            return None
+    return table[codes], lengths
+
+
+@lru_cache(maxsize=4096)
+def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def check_boundary(tokenizer: Any, question: str, value: str, chat: ChatSettings) -> None:
+    """Raise CftError when the tokenizer merges a value's first characters with the end of the prompt."""
+    text = _render(tokenizer, question, chat)
+    together = tokenizer(text + value, add_special_tokens=False).input_ids
+    apart = prompt_tokens(tokenizer, question, chat) + tokenize_values(tokenizer, [value])[0].tolist()
+    if together != apart:
+        raise CftError(
+            f"the tokenizer merges the value {value!r} with the end of the prompt {text[-20:]!r}: "
+            "its trie would not be the law of the model's answers"
+        )
+
+
+def _render(tokenizer: Any, question: str, chat: ChatSettings) -> str:
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True, **chat.template_options
+    )
+    return text + chat.answer_prefix

@@ -1,0 +1,192 @@
+"""The distribution families: grids -> splits -> prompts, and each family's SciPy distribution (paper section 2).
+
+config/distributions.yaml holds one row per family. Its formulas are arithmetic on the family's parameters, read
+through `ast` and limited to names, numbers, arithmetic, comparisons and the functions of `FUNCTIONS`.
+"""
+
+import ast
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from cft import CftError
+
+SPLITS = ("train", "unseen_params", "unseen_families")
+TEMPLATE = (
+    "Generate exactly ONE random number from a {name} distribution with parameters {parameters}. "
+    "Output ONLY the number."
+)
+DEFAULT_TABLE = Path(__file__).resolve().parents[2] / "config" / "distributions.yaml"
+
+FUNCTIONS = {"exp": math.exp, "round": round, "min": min, "max": max}
+_NODES = (ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare,
+          ast.operator, ast.unaryop, ast.cmpop)  # fmt: skip
+
+
+@lru_cache(maxsize=None)
+def _compile(formula: str) -> Any:
+    tree = ast.parse(formula, mode="eval")
+    for node in ast.walk(tree):
+        if not isinstance(node, _NODES) or (isinstance(node, ast.Call) and not isinstance(node.func, ast.Name)):
+            raise CftError(f"formula {formula!r}: {type(node).__name__} is not allowed, only arithmetic")
+    return compile(tree, formula, "eval")
+
+
+def evaluate(formula: str, names: dict[str, Any]) -> Any:
+    """The value of an arithmetic formula; raises CftError when it uses a name outside `names` and FUNCTIONS."""
+    # `lambda` is a parameter's name in four families and a Python keyword.
+    renamed = {"lambda_" if name == "lambda" else name: value for name, value in names.items()}
+    try:
+        return eval(_compile(formula), {"__builtins__": {}}, {**FUNCTIONS, **renamed})
+    except NameError as error:
+        raise CftError(f"formula {formula!r}: {error}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of distributions, as its row in distributions.yaml says."""
+
+    name: str
+    row: dict[str, Any]
+
+    @property
+    def display_name(self) -> str:
+        return self.row["display_name"]
+
+    @property
+    def discrete(self) -> bool:
+        return self.row["kind"] == "discrete"
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """The parameters that a prompt states, in its order."""
+        return self.row["prompt"]
+
+    def frozen(self, parameters: dict[str, float]) -> Any:
+        """The frozen SciPy distribution. Raises CftError naming what is wrong with the parameters."""
+        self.check(parameters)
+        call = self.row["scipy"]
+        name, arguments = call.split("(", 1)
+        shape = evaluate("dict(" + arguments, {**parameters, "dict": dict})
+        frozen = getattr(stats, name)(**shape)
+        if not math.isfinite(float(frozen.ppf(0.5))):
+            raise CftError(f"{self.identifier(parameters)}: not a distribution; check the parameters' ranges")
+        return frozen
+
+    def check(self, parameters: dict[str, float]) -> None:
+        """Raise CftError unless `parameters` are exactly this family's, finite and in range."""
+        given, wanted = set(parameters), set(self.parameter_names)
+        if given != wanted:
+            faults = [f"{word} {', '.join(sorted(names))}" for word, names in
+                      (("missing", wanted - given), ("unknown", given - wanted)) if names]  # fmt: skip
+            raise CftError(f"{self.name}: parameters are {', '.join(self.parameter_names)}; {'; '.join(faults)}")
+        for name, value in parameters.items():
+            if not math.isfinite(value):
+                raise CftError(f"{self.name}: {name}={value} is not a finite number")
+        for rule in self.row["requires"]:
+            if not evaluate(rule, parameters):
+                raise CftError(f"{self.identifier(parameters)}: out of range, must have {rule.replace('lambda_', 'lambda')}")
+
+    def prompt(self, parameters: dict[str, float]) -> str:
+        """The prompt's exact text; values print as Python floats, unrounded."""
+        stated = ", ".join(f"{name}={parameters[name]}" for name in self.parameter_names)
+        return TEMPLATE.format(name=self.display_name, parameters=stated)
+
+    def identifier(self, parameters: dict[str, float]) -> str:
+        """A stable, readable prompt_id such as gaussian(mu=3.5,sigma=3.0)."""
+        return f"{self.name}({','.join(f'{name}={parameters[name]}' for name in self.parameter_names)})"
+
+    def grid(self, key: str) -> list[dict[str, float]]:
+        """The parameter settings of one grid (train, unseen_params, unseen_families, selected), in order."""
+        grid = self.row.get(key)
+        if grid is None:
+            return []
+        if isinstance(grid, list):
+            return [self._derive(row) for row in grid]
+        axes = [_axis(grid[name]) for name in self.row["grid"]]
+        rows = [dict(zip(self.row["grid"], values, strict=True)) for values in itertools.product(*axes)]
+        if len(rows) > grid["max_specs"]:
+            rows = [rows[i] for i in np.linspace(0, len(rows) - 1, grid["max_specs"]).astype(int)]
+        return [self._derive(row) for row in rows]
+
+    def _derive(self, axes: dict[str, Any]) -> dict[str, float]:
+        values = {name: float(value) for name, value in axes.items()}
+        for name, formula in self.row.get("derived", {}).items():
+            values[name] = float(evaluate(formula, values))
+        return {name: values[name] for name in self.parameter_names}
+
+
+def _axis(axis: dict[str, Any]) -> list[float]:
+    if "values" in axis:
+        return list(axis["values"])
+    space = np.geomspace if axis.get("spacing") == "log" else np.linspace
+    return space(*axis["range"], axis["points"]).tolist()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt that asks for a number from a stated distribution."""
+
+    prompt_id: str
+    split: str
+    family: str
+    parameters: dict[str, float]
+    text: str
+    on_grid: bool
+    selected: bool
+
+
+class Registry:
+    """All families of a distributions.yaml."""
+
+    def __init__(self, table: dict[str, Any]):
+        self.families = {name: Family(name, row) for name, row in table["families"].items()}
+        self.quantiles: tuple[float, float] = tuple(table["quantiles"])
+
+    def __getitem__(self, name: str) -> Family:
+        if name not in self.families:
+            raise CftError(f"unknown family {name!r}; known: {', '.join(self.families)}")
+        return self.families[name]
+
+    def parse(self, prompt_id: str) -> tuple[Family, dict[str, float]]:
+        """The family and parameters of a prompt_id; raises CftError when it is not of that form."""
+        name, _, rest = prompt_id.partition("(")
+        try:
+            pairs = [pair.split("=") for pair in rest.removesuffix(")").split(",")]
+            return self[name], {key.strip(): float(value) for key, value in pairs}
+        except ValueError:
+            raise CftError(f"prompt_id {prompt_id!r} is not of the form family(name=value,…)")
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """Every prompt: the grids of every split, then the selected settings that lie off their family's grid."""
+        found: dict[str, Prompt] = {}
+        for split in SPLITS:
+            for family in self.families.values():
+                if family.row.get(split) is None:
+                    continue
+                grid = {family.identifier(row): row for row in family.grid(split)}
+                selected = {} if split == "train" else {family.identifier(row): row for row in family.grid("selected")}
+                for key, row in {**grid, **selected}.items():
+                    found[key] = Prompt(key, split, family.name, row, family.prompt(row), key in grid, key in selected)
+        return list(found.values())
+
+    def select(self, split: str | None = None, selected: bool = False) -> list[Prompt]:
+        """The grid of one split (of all when None), or the paper's evaluation prompts of that split."""
+        if split is not None and split not in SPLITS:
+            raise CftError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        return [p for p in self.prompts if split in (None, p.split) and (p.selected if selected else p.on_grid)]
+
+
+@lru_cache(maxsize=4)
+def registry(path: Path = DEFAULT_TABLE) -> Registry:
+    """The families of a YAML file."""
+    from cft.config import read_yaml
+
+    return Registry(read_yaml(path))

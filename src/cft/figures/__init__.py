@@ -1,0 +1,115 @@
+"""Figures: one module per figure. Scores, draws and laws in; a figure and the numbers it shows out.
+
+A module states NEEDS (the sources it reads), BENCHMARKS (whose scores, draws and laws) and
+`draw(sources) -> (Figure, DataFrame)`; the frame holds every number that the figure shows.
+Its caption is workflow/report/NAME.rst.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import matplotlib.style
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cft import CftError, parts
+from cft.distributions import Registry, registry
+from cft.provenance import replacing
+from cft.summary import where
+from cft.trie import Ragged
+
+STYLE = Path(__file__).parent / "style.mplstyle"
+
+# Okabe and Ito's colours, which people with any kind of colour blindness can tell apart; a marker each, for print.
+KNOWN_METHODS = {"base": ("#000000", "o"), "soft": ("#0072B2", "s"), "hard": ("#D55E00", "^"), "ssot": ("#009E73", "D")}
+OTHER_METHODS = [("#CC79A7", "v"), ("#56B4E9", "P"), ("#E69F00", "X"), ("#7F7F7F", "*")]
+LINES = {"o": (0, (1, 1)), "s": "-", "^": (0, (5, 1.5)), "D": (0, (5, 1, 1, 1)), "v": (0, (3, 1))}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a figure may read; None where the caller did not supply it.
+
+    scores      model, method, seed, benchmark, split, item, metric, value
+    draws       model, method, seed, benchmark, prompt_id, draw, text, tokens, finished
+    laws        model, method, seed, prompt_id, values, target, law, …
+    tokenizer   texts -> (the token ids of all of them in one row, the number of each), without special tokens
+    decode      token ids -> text
+    terminator  token id that ends an answer
+    """
+
+    scores: pd.DataFrame | None = None
+    draws: pd.DataFrame | None = None
+    laws: pd.DataFrame | None = None
+    tokenizer: Callable[[list[str]], Ragged] | None = None
+    decode: Callable[[list[int]], str] | None = None
+    terminator: int | None = None
+    registry: Registry = field(default_factory=registry)
+
+    def need(self, name: str) -> Any:
+        """One source; raises CftError when it was not supplied."""
+        source = getattr(self, name)
+        if source is None:
+            raise CftError(f"this figure needs the source {name!r}, which was not given")
+        return source
+
+
+def load(name: str) -> ModuleType:
+    """The module of one figure; raises CftError for an unknown name."""
+    return parts.load(__name__, name)
+
+
+def styled(draw: Callable[[Sources], tuple[Figure, pd.DataFrame]]) -> Callable[[Sources], tuple[Figure, pd.DataFrame]]:
+    """Draw with style.mplstyle on top of matplotlib's defaults, so that no user's setting changes a figure."""
+
+    @wraps(draw)
+    def wrapped(sources: Sources) -> tuple[Figure, pd.DataFrame]:
+        with matplotlib.style.context(STYLE, after_reset=True):
+            return draw(sources)
+
+    return wrapped
+
+
+def method_styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line style of each method: the known ones always the same, others by their sorted names."""
+    others = sorted(set(methods) - set(KNOWN_METHODS))
+    chosen = KNOWN_METHODS | {name: OTHER_METHODS[i % len(OTHER_METHODS)] for i, name in enumerate(others)}
+    return {
+        name: {"color": color, "marker": marker, "linestyle": LINES.get(marker, "-")}
+        for name, (color, marker) in ((name, chosen[name]) for name in methods)
+    }
+
+
+def line(style: dict[str, Any]) -> dict[str, Any]:
+    """A method's style for a line without markers."""
+    return style | {"marker": ""}
+
+
+def first_run(draws: pd.DataFrame, benchmark: str) -> pd.DataFrame:
+    """A benchmark's draws of the first model and its first seed; raises CftError when there are none.
+
+    One seed only: base draws the same texts for every seed, so that pooled draws would not be independent.
+    """
+    rows = where(draws, benchmark=benchmark)
+    if rows.empty:
+        raise CftError(f"the draws hold nothing of the benchmark {benchmark!r}")
+    first = rows.iloc[0]
+    return where(rows, model=first["model"], seed=first["seed"])
+
+
+def save(figure: Figure, numbers: pd.DataFrame, pdf_path: Path | str) -> None:
+    """Write `pdf_path`, a .png and a .csv of the numbers beside it; the same figure gives the same bytes."""
+    path = Path(pdf_path)
+    with matplotlib.style.context(STYLE, after_reset=True):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once: each further pass would move things by a hair
+        for suffix in (".pdf", ".png"):
+            metadata = {"CreationDate": None} if suffix == ".pdf" else {"Software": None}
+            with replacing(path.with_suffix(suffix)) as temporary:
+                figure.savefig(temporary, format=suffix[1:], metadata=metadata)
+    with replacing(path.with_suffix(".csv")) as temporary:
+        numbers.to_csv(temporary, index=False, float_format="%.6g")

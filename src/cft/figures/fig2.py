@@ -1,0 +1,98 @@
+"""Fidelity per model and method on both held-out splits: normalised W1, PIT-scale W1 and trie KL."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from cft.figures import Sources, method_styles, styled
+from cft.summary import SPLITS, in_order, structured, where
+
+NEEDS = ("scores",)
+BENCHMARKS = ("structured",)
+
+ROWS = {
+    "w1_over_scale": "normalised W1\n(target's scale)",
+    "pit_w1": "W1 on the\nprobability scale",
+    "trie_kl_nats": "trie KL\n(nats per token)",
+}
+
+
+@styled
+def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
+    """A row of panels per distance, a column per split; the numbers are the points, intervals and floors."""
+    found = structured(sources.need("scores"))
+    found = pd.concat([where(found, measure=name) for name in ROWS], ignore_index=True)
+    models, methods = in_order(found["model"]), in_order(found["method"])
+    styles = method_styles(methods)
+    splits = [split for split in SPLITS if split in set(found["split"])]
+
+    figure = Figure(figsize=(max(5.6, 2 + 0.075 * len(models) * (len(methods) + 1) * len(splits)), 6.2))
+    grid = figure.subplots(len(ROWS), len(splits), sharex=True, sharey="row", squeeze=False)
+    for panels, measure in zip(grid, ROWS, strict=True):
+        for axes, split in zip(panels, splits, strict=True):
+            _panel(axes, where(found, measure=measure, split=split), models, methods, styles)
+        panels[0].set_ylabel(ROWS[measure])
+        _decimal_ticks(panels[0])
+    for axes, split in zip(grid[0], splits, strict=True):
+        axes.set_title(SPLITS[split])
+    for axes in grid[-1]:
+        slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(models) > 2 else {}
+        axes.set_xticks(range(len(models)), models, **slanted)
+    figure.legend(handles=_legend(found, methods, styles), loc="outside upper center", ncols=len(methods) + 1)
+    notes = _notes(found)
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=7, x=0.02, ha="left")
+    return figure, found
+
+
+def _panel(axes: Axes, rows: pd.DataFrame, models: list, methods: list, styles: dict) -> None:
+    axes.set_yscale("log")
+    step = 1 / (len(methods) + 1)
+    places = rows["model"].map(models.index) + (rows["method"].map(methods.index) - (len(methods) - 1) / 2) * step
+    for place, (_, row) in zip(places, rows.iterrows(), strict=True):
+        style = styles[row["method"]]
+        if np.isfinite(row["floor"]):
+            axes.plot(
+                [place - 0.45 * step, place + 0.45 * step], [row["floor"]] * 2, color="0.6", linewidth=2.2, zorder=1
+            )
+        if not np.isfinite(row["value"]):
+            axes.plot(place, 0.03, "x", color=style["color"], transform=axes.get_xaxis_transform(), gid="no-value")
+            continue
+        axes.plot([place] * 2, [row["low"], row["high"]], color=style["color"], linewidth=0.9, zorder=2)
+        face = "white" if _incomplete(row) else style["color"]
+        axes.plot(place, row["value"], marker=style["marker"], color=style["color"], markerfacecolor=face, zorder=3)
+    axes.set_xlim(-0.6, len(models) - 0.4)
+
+
+def _decimal_ticks(axes: Axes) -> None:
+    """Ticks that read 0.1, 0.2, 0.5; only powers of ten where more would touch each other."""
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _incomplete(row: Any) -> bool:
+    """Whether some prompt had no valid draw, so that this distance between valid draws leaves it out."""
+    return row["measure"] == "w1_over_scale" and row["prompts_without_valid_draw"] > 0
+
+
+def _legend(found: pd.DataFrame, methods: list, styles: dict) -> list[Line2D]:
+    handles = [Line2D([], [], **(styles[name] | {"linestyle": ""}), label=name) for name in methods]
+    if np.isfinite(found["floor"]).any():
+        handles.append(Line2D([], [], color="0.6", linewidth=2.2, label="perfect sampler (floor)"))
+    return handles
+
+
+def _notes(found: pd.DataFrame) -> list[str]:
+    notes = []
+    if any(_incomplete(row) and np.isfinite(row["value"]) for _, row in found.iterrows()):
+        notes.append("hollow: prompts without a valid draw are left out of this distance")
+    if np.isnan(found["value"].to_numpy(float)).any():
+        notes.append("×: no value, as there was no valid draw at all or no law")
+    return notes

@@ -1,0 +1,165 @@
+"""A model's own law, computed and not drawn.
+
+Structured prompts: the exact expectation, over a target's whole trie, of the soft loss and of the sequence KL
+(paper section 7, item 4). Open-ended prompts: the law of the first token.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cft import chat
+from cft.batches import FLOOR
+from cft.benchmarks.open_ended import THRESHOLDS, support_size
+from cft.config import OpenEndedBenchmark, StructuredBenchmark
+from cft.distributions import Registry
+from cft.models import load_for_evaluation, load_tokenizer, settings_of
+from cft.prefix import Prefixes
+from cft.progress import Progress
+from cft.provenance import write_table
+from cft.target import Target, for_prompt
+from cft.trie import Level, Trie, build_trie
+
+TOP_TOKENS = 20
+
+
+@dataclass(frozen=True)
+class TrieLaw:
+    """A model against a target, exactly; all in nats.
+
+    log_probability  [values] of each value, terminator included, as the whole output
+    trie_kl          expected soft loss: KL(target's next-token law || model's), mean over a drawn value's tokens
+    sequence_kl      KL(target || model) over whole outputs = support_nll + kl_within_support
+    support_nll      -log P(the output is a value of the support)
+    forward_tokens   tokens computed after the prompt
+    """
+
+    log_probability: np.ndarray
+    trie_kl: float
+    sequence_kl: float
+    support_nll: float
+    kl_within_support: float
+    forward_tokens: int
+
+
+def trie_law(prompt: Prefixes, trie: Trie, rows: int) -> TrieLaw:
+    """The law of the model after `prompt` (one row) on all values of `trie`.
+
+    Walks the trie from the root, `rows` prefixes at a time: only the caches along one path of chunks are alive.
+    """
+    levels = list(trie.levels())
+    step = [np.full(len(level.token), np.nan) for level in levels]
+    forward = _walk(prompt, np.zeros(1, int), 0, levels, trie.terminator, rows, step)
+    log_probability = np.empty(len(trie.probability))
+    expected, before, mass = 0.0, np.zeros(1), np.ones(1)
+    for level, log_step in zip(levels, step, strict=True):
+        path = before[level.parent] + log_step
+        ended = level.token == trie.terminator
+        log_probability[trie.order[level.start[ended]]] = path[ended]
+        expected += _soft_loss(trie, level, mass, log_step)
+        before, mass = path, level.mass
+    target = np.empty(len(trie.probability))
+    target[trie.order] = trie.probability
+    some = target > 0
+    sequence = float((target[some] * (np.log(target[some]) - log_probability[some])).sum())
+    missed = -float(np.logaddexp.reduce(log_probability))
+    return TrieLaw(log_probability, expected, sequence, missed, sequence - missed, forward)
+
+
+def _walk(
+    prefixes: Prefixes, nodes: np.ndarray, depth: int, levels: list[Level], end: int, rows: int, step: list[np.ndarray]
+) -> int:
+    """Fill `step` with the log-probabilities of all tokens below `nodes`; returns the number of tokens computed.
+
+    `nodes` [n] are the unfinished prefixes of a stretch of one level, row i of `prefixes` is nodes[i].
+    """
+    level = levels[depth]
+    low, high = np.searchsorted(level.parent, [nodes[0], nodes[-1] + 1])
+    parent = torch.from_numpy(np.searchsorted(nodes, level.parent[low:high])).to(prefixes.mask.device)
+    token = torch.from_numpy(level.token[low:high]).to(prefixes.mask.device)
+    logits = prefixes.logits if prefixes.logits.dtype == torch.float64 else prefixes.logits.float()
+    step[depth][low:high] = (logits[parent, token] - logits.logsumexp(-1)[parent]).double().cpu().numpy()
+    unfinished, computed = torch.nonzero(token != end)[:, 0], 0
+    for chunk in unfinished.split(rows) if len(unfinished) else ():
+        below = prefixes.select(parent[chunk])
+        below.advance(token[chunk])
+        computed += len(chunk) + _walk(below, low + chunk.cpu().numpy(), depth + 1, levels, end, rows, step)
+    return computed
+
+
+def _soft_loss(trie: Trie, level: Level, above: np.ndarray, step: np.ndarray) -> float:
+    """The part of the expected soft loss that falls on the tokens of one level; `above` is the mass of their parents.
+
+    A prefix's KL counts once in each value through it, divided by that value's number of tokens.
+    """
+    parents = len(above)
+    share = level.mass / np.maximum(above[level.parent], np.finfo(float).tiny)
+    floored = np.maximum(share, FLOOR)
+    floored /= np.bincount(level.parent, floored, parents)[level.parent]
+    divergence = np.bincount(level.parent, floored * (np.log(floored) - step), parents)
+    per_token = np.concatenate([[0], np.cumsum(trie.probability / trie.lengths)])
+    visits = np.bincount(level.parent, per_token[level.stop] - per_token[level.start], parents)
+    return float((divergence * visits).sum())
+
+
+def write_law(
+    settings: StructuredBenchmark | OpenEndedBenchmark,
+    prompts: pd.DataFrame,
+    registry: Registry,
+    model_folder: Path,
+    adapter: Path | None,
+    identity: dict[str, Any],
+    cache_tokens: int,
+    out: Path,
+) -> None:
+    """Write the law of every prompt (columns prompt_id, prompt) to a parquet file; `identity` fills more columns."""
+    tokenizer = load_tokenizer(model_folder)
+    chat_settings = settings_of(model_folder).chat
+    tokens = [chat.prompt_tokens(tokenizer, text, chat_settings) for text in prompts["prompt"]]
+    model, facts = load_for_evaluation(model_folder, adapter, tokens[0])
+    end = chat.terminator(tokenizer, chat_settings)
+    records = []
+    with torch.inference_mode(), Progress("law", len(tokens), "prompts") as progress:
+        for prompt_id, prompt in zip(prompts["prompt_id"], tokens, strict=True):
+            start = Prefixes.of(model, [prompt])
+            if isinstance(settings, StructuredBenchmark):
+                # Caches of a path of chunks are alive at once, most of them of the few last levels.
+                rows = max(1, cache_tokens // (4 * len(prompt)))
+                record = _on_target(start, tokenizer, end, for_prompt(registry, prompt_id, settings.decimals, settings.max_bins), rows)
+            else:
+                record = _first_token(start, tokenizer)
+            records.append({**identity, "prompt_id": prompt_id, **record})
+            progress.update()
+    write_table(pd.DataFrame(records), out, **facts, benchmark=settings.model_dump(), identity=identity)
+
+
+def _on_target(start: Prefixes, tokenizer: Any, end: int, target: Target, rows: int) -> dict[str, Any]:
+    trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, end)
+    law = trie_law(start, trie, rows)
+    return {
+        "support_probability": math.exp(-law.support_nll),
+        "trie_kl": law.trie_kl,
+        "sequence_kl": law.sequence_kl,
+        "support_nll": law.support_nll,
+        "kl_within_support": law.kl_within_support,
+        "forward_tokens": law.forward_tokens,
+        "values": target.values,
+        "target": target.probabilities,
+        "law": np.exp(law.log_probability),
+    }
+
+
+def _first_token(start: Prefixes, tokenizer: Any) -> dict[str, Any]:
+    probability = start.logits[0].double().softmax(-1).cpu().numpy()
+    sizes = support_size(probability, THRESHOLDS)
+    top = np.argsort(-probability, kind="stable")[:TOP_TOKENS]
+    return {
+        **{f"support_size_{threshold}": float(size) for threshold, size in zip(THRESHOLDS, sizes, strict=True)},
+        "top_tokens": [tokenizer.decode([token]) for token in top.tolist()],
+        "top_probabilities": probability[top],
+    }

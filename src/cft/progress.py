@@ -1,0 +1,40 @@
+"""Progress of long work: a bar on a terminal, a plain line every ten seconds in a log."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+EVERY = 10.0
+
+
+class Progress:
+    """Count work towards `total`; use as a context manager."""
+
+    def __init__(self, what: str, total: int, unit: str):
+        self.what, self.total, self.unit = what, total, unit
+        self.done, self.started, self.told = 0, time.monotonic(), time.monotonic()
+        self.bar = tqdm(total=total, desc=what, unit=f" {unit}") if sys.stderr.isatty() else None
+
+    def update(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        if self.bar is not None:
+            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update(count)
+        elif time.monotonic() - self.told >= EVERY or self.done >= self.total:
+            self.told = time.monotonic()
+            rate = self.done / max(self.told - self.started, 1e-9)
+            left = (self.total - self.done) / rate if rate else 0
+            log.info("%s %d/%d %s, %.1f/s, %.0f s left %s", self.what, self.done, self.total, self.unit, rate, left, note)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()

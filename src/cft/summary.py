@@ -1,0 +1,172 @@
+"""From tidy scores to estimates: mean within a family, then over families, with 95% intervals (paper section 5).
+
+An interval is a bootstrap over families and, where there are several, over training seeds: both are resampled
+independently, because every seed is scored on every family. The draws of one prompt are not resampled.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from cft import CftError
+from cft.benchmarks.structured import family_of
+from cft.stats import Interval
+
+RESAMPLES = 2000
+SPLITS = {"unseen_params": "unseen parameters", "unseen_families": "unseen families"}
+
+
+class Measure(NamedTuple):
+    """How one column is computed: from which metric, with which floor, and how families are combined."""
+
+    metric: str
+    statistic: str = "mean"
+    floor: str | None = None
+
+
+# The paper's headline is the median over families of the normalised W1: two heavy-tailed families decide its mean.
+STRUCTURED = {
+    "valid_rate": Measure("valid_rate"),
+    "support_probability": Measure("support_probability"),
+    "trie_kl_nats": Measure("trie_kl"),
+    "sequence_kl_nats": Measure("sequence_kl"),
+    "w1_over_scale": Measure("w1_over_scale", "median", "w1_over_scale_floor"),
+    "pit_w1": Measure("pit_w1", "mean", "pit_w1_floor"),
+}
+
+
+def in_order(column: Iterable[Any]) -> list[Any]:
+    """The different values of a column in the order of their first appearance."""
+    return list(dict.fromkeys(column))
+
+
+def where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows that have the given value in each of the named columns."""
+    keep = np.ones(len(frame), bool)
+    for column, value in values.items():
+        keep &= (frame[column] == value).to_numpy()
+    return frame.take(np.flatnonzero(keep))
+
+
+def reference(methods: list[str]) -> str:
+    """The method that the others are compared with: base, or the first where there is none of that name."""
+    return "base" if "base" in methods else methods[0]
+
+
+def collect(scores: pd.DataFrame, benchmark: str) -> pd.DataFrame:
+    """One benchmark's scores, a row per (model, method, split, unit, seed), a column per metric.
+
+    The unit is what an interval resamples: the family (mean over its prompts) of structured items, else the item.
+    NaN values, such as a distance without a valid draw, are left out of the mean within a unit.
+    Raises CftError when `scores` holds nothing of that benchmark.
+    """
+    rows = where(scores, benchmark=benchmark)
+    if rows.empty:
+        raise CftError(f"the scores hold nothing of the benchmark {benchmark!r}; add it to the configuration")
+    unit = rows["item"].map(family_of) if benchmark == "structured" else rows["item"]
+    keys = ["model", "method", "split", "unit", "seed", "metric"]
+    means: Any = rows.assign(unit=unit).groupby(keys, sort=False)["value"].mean()
+    return means.unstack("metric")
+
+
+def cell(wide: pd.DataFrame, metric: str, model: str, method: str, split: str | None = None) -> pd.DataFrame:
+    """[units x seeds] of one metric of a collected benchmark; all splits together when `split` is None."""
+    if metric not in wide:
+        return pd.DataFrame()
+    keys = {"model": model, "method": method} | ({} if split is None else {"split": split})
+    try:
+        rows = wide[metric].xs(tuple(keys.values()), level=list(keys))
+    except KeyError:
+        return pd.DataFrame()
+    means: Any = rows.groupby(["unit", "seed"], sort=False).mean()
+    return means.unstack("seed")
+
+
+def combine(units: np.ndarray, statistic: str = "mean") -> np.ndarray:
+    """Mean or median over the last axis, NaN left out; NaN where all are NaN."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of slices that are all NaN; NaN is the answer
+        return {"mean": np.nanmean, "median": np.nanmedian}[statistic](units, axis=-1)
+
+
+def bootstrap(function: Callable[..., np.ndarray], *cells: pd.DataFrame) -> Interval:
+    """`function` of the seed means [..., units] of each cell, with its interval.
+
+    Cells are paired: they are cut to the units and seeds that all of them have, and resampled together.
+    """
+    if any(part.empty for part in cells):
+        return Interval(np.nan, np.nan, np.nan)
+    units, seeds = cells[0].index, cells[0].columns
+    for part in cells[1:]:
+        units, seeds = units[units.isin(part.index)], seeds[seeds.isin(part.columns)]
+    if units.empty or seeds.empty:
+        return Interval(np.nan, np.nan, np.nan)
+    values = np.stack([part.loc[units, seeds].to_numpy(float) for part in cells])
+    values[:, np.isnan(values).any(axis=0)] = np.nan  # a pair with one side missing is no pair
+    found = float(function(*(combine(part) for part in values)))
+    if len(units) == 1:
+        return Interval(found, np.nan, np.nan)  # one unit says nothing about how much units differ
+    generator = np.random.default_rng(0)
+    rows = generator.integers(len(units), size=(RESAMPLES, len(units), 1))
+    columns = generator.integers(len(seeds), size=(RESAMPLES, 1, len(seeds)))
+    resampled = function(*(combine(part[rows, columns]) for part in values))
+    resampled = resampled[np.isfinite(resampled)]
+    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
+    return Interval(found, float(low), float(high))
+
+
+def estimate(values: pd.DataFrame, statistic: str = "mean") -> Interval:
+    """The mean or median over units of a cell."""
+    return bootstrap(lambda units: combine(units, statistic), values)
+
+
+def ratio(top: pd.DataFrame, bottom: pd.DataFrame) -> Interval:
+    """Mean of one cell over the mean of another, paired by unit and seed."""
+    return bootstrap(lambda above, below: combine(above) / combine(below), top, bottom)
+
+
+def structured(scores: pd.DataFrame) -> pd.DataFrame:
+    """The structured benchmark, a row per model, method, split and column of STRUCTURED.
+
+    Columns: model, method, split, seeds, prompts, prompts_without_valid_draw (mean over seeds), families, measure,
+    value, low, high, floor (what a perfect sampler would score with as many draws; NaN where that is 0).
+    """
+    wide = collect(scores, "structured")
+    counts = _counts(scores)
+    rows = []
+    for model in in_order(scores["model"]):
+        for method in in_order(scores["method"]):
+            for split in SPLITS:
+                if (model, method, split) not in counts.index:
+                    continue
+                head = {
+                    "model": model,
+                    "method": method,
+                    "split": split,
+                    **counts.loc[(model, method, split)].to_dict(),
+                }
+                for name, measure in STRUCTURED.items():
+                    values = cell(wide, measure.metric, model, method, split)
+                    found = estimate(values, measure.statistic)
+                    floor = cell(wide, measure.floor, model, method, split) if measure.floor else pd.DataFrame()
+                    rows.append(
+                        head
+                        | {"families": len(values.dropna(how="all")), "measure": name}
+                        | {"value": found.estimate, "low": found.low, "high": found.high}
+                        | {"floor": estimate(floor, measure.statistic).estimate}
+                    )
+    if not rows:
+        raise CftError(f"the structured scores hold no draws of the splits {', '.join(SPLITS)}")
+    return pd.DataFrame(rows)
+
+
+def _counts(scores: pd.DataFrame) -> pd.DataFrame:
+    rows = where(scores, benchmark="structured", metric="valid_rate")
+    keys = ["model", "method", "split"]
+    per_seed: Any = rows.assign(none=rows["value"] == 0).groupby([*keys, "seed"])["none"].sum()
+    grouped = rows.groupby(keys)
+    counts = {"seeds": grouped["seed"].nunique(), "prompts": grouped["item"].nunique()}
+    return pd.DataFrame(counts | {"prompts_without_valid_draw": per_seed.groupby(keys).mean()})

@@ -1,0 +1,99 @@
+"""A distribution as a finite target: value strings and their probabilities (paper section 2)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cft import CftError
+from cft.distributions import Family, Registry
+
+LARGEST_SUPPORT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Target:
+    """A finite law over strings.
+
+    values         the support's strings, in increasing order of their number, all different
+    probabilities  [len(values)] float64, positive or zero, sum 1
+    lower, upper   where the support was cut, in the distribution's units
+    """
+
+    values: list[str]
+    probabilities: np.ndarray
+    lower: float
+    upper: float
+
+
+def make_target(
+    registry: Registry, family: str, parameters: dict[str, float], decimals: int = 5, max_bins: int = 1001
+) -> Target:
+    """The target of one family and parameters.
+
+    Discrete families ignore `decimals` and `max_bins`: their support is every integer of the cut range.
+    Raises CftError for an unknown family, parameters out of range, or a support too large to list.
+    """
+    kind = registry[family]
+    frozen = kind.frozen(parameters)
+    lower, upper = clip_range(kind, frozen, registry.quantiles)
+    if kind.discrete:
+        values, mass = _discrete(frozen, lower, upper)
+    else:
+        values, mass = _continuous(frozen, lower, upper, decimals, max_bins)
+    if not np.isfinite(mass).all() or mass.sum() <= 0:
+        raise CftError(f"{kind.identifier(parameters)}: its probabilities cannot be computed on the support")
+    return Target(values, mass / mass.sum(), lower, upper)
+
+
+def for_prompt(registry: Registry, prompt_id: str, decimals: int, max_bins: int) -> Target:
+    family, parameters = registry.parse(prompt_id)
+    return make_target(registry, family.name, parameters, decimals, max_bins)
+
+
+def clip_range(family: Family, frozen: Any, quantiles: tuple[float, float]) -> tuple[float, float]:
+    """The range that a target covers: the quantiles, clipped to the support; a discrete family's own bounds if finite."""
+    bottom, top = (float(edge) for edge in frozen.support())
+    low, high = (float(frozen.ppf(q)) for q in quantiles)
+    if family.discrete:
+        return (bottom if math.isfinite(bottom) else math.floor(low)), (top if math.isfinite(top) else math.ceil(high))
+    return max(low, bottom), min(high, top)
+
+
+def _discrete(frozen: Any, lower: float, upper: float) -> tuple[list[str], np.ndarray]:
+    if upper - lower >= LARGEST_SUPPORT:
+        raise CftError(f"a support of {upper - lower + 1:,.0f} integers is too large (limit {LARGEST_SUPPORT:,})")
+    integers = np.arange(int(lower), int(upper) + 1)
+    mass = frozen.pmf(integers)
+    if not math.isfinite(frozen.support()[1]):
+        mass[-1] += frozen.sf(integers[-1])
+    return [str(i) for i in integers.tolist()], mass
+
+
+def _continuous(
+    frozen: Any, lower: float, upper: float, decimals: int, max_bins: int
+) -> tuple[list[str], np.ndarray]:
+    scale = 10**decimals
+    # The lattice is counted in ticks of 10^-decimals, so that a heavy tail's millions of points are never listed.
+    # A bound that lies on the lattice up to rounding is decided as the released code decides it: by this division.
+    first, last = math.ceil(lower / 10**-decimals), math.floor(upper / 10**-decimals)
+    if last < first:
+        first = last = round(float(frozen.ppf(0.5)) * scale)
+    count = last - first + 1
+    picked = np.linspace(0, count - 1, max_bins).astype(np.int64) if count > max_bins else np.arange(count)
+    points = (first + picked) / scale
+    middles = (points[1:] + points[:-1]) / 2
+    cumulative = frozen.cdf(np.concatenate([[lower], middles, [upper]]))
+    mass = np.diff(cumulative)
+    mass[0] += cumulative[0]
+    mass[-1] += 1 - cumulative[-1]
+    return format_ticks(first + picked, decimals), mass
+
+
+def format_ticks(ticks: np.ndarray, decimals: int) -> list[str]:
+    """Integers that count 10^-decimals as strings with exactly that many decimals."""
+    if decimals == 0:
+        return [str(tick) for tick in ticks.tolist()]
+    scale = 10**decimals
+    return [f"{'-' if t < 0 else ''}{abs(t) // scale}.{abs(t) % scale:0{decimals}d}" for t in ticks.tolist()]

@@ -1,0 +1,116 @@
+"""Plausible made-up scores and draws, for the tests of tables, figures and the report."""
+
+import numpy as np
+import pandas as pd
+
+from cft.distributions import registry
+
+MODELS = [
+    "Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B", "Qwen3-14B", "Llama-3.2-1B-Instruct", "Llama-3.2-3B-Instruct",
+    "gemma-3-1b-it", "gemma-3-4b-it", "gemma-3-12b-it", "gemma-3-27b-it", "gpt-oss-20b",
+]  # fmt: skip
+METHODS = ["base", "soft", "hard"]
+# Per method: valid rate, support probability, trie KL, sequence KL, normalised W1, PIT W1; a made-up tuned quality.
+LEVELS = {"base": (0.05, 0.001, 1.6, 10.0, 1.3, 0.45), "soft": (0.96, 0.55, 0.15, 2.2, 0.12, 0.07)}
+TUNED = (0.94, 0.5, 0.2, 2.8, 0.09, 0.09)
+NAMES = ("valid_rate", "support_probability", "trie_kl", "sequence_kl", "w1_over_scale", "pit_w1")
+FLOORS = {"w1_over_scale_floor": 0.03, "pit_w1_floor": 0.012}
+WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+CITIES = ["Paris", "Tokyo", "Lima", "Cairo", "Oslo", "Quito", "Nairobi", "The ancient city of Constantinople", "Kyoto",
+          "Berlin", "Sydney", "Accra"]  # fmt: skip
+PROMPTS = [prompt for split in ("unseen_params", "unseen_families") for prompt in registry().select(split, True)]
+
+
+def scores(models=("SmolLM2-135M",), methods=METHODS, seeds=(0,), nouns=20) -> pd.DataFrame:
+    """Tidy scores of all three benchmarks."""
+    generator = np.random.default_rng(7)
+    rows = []
+    for place, model in enumerate(models):
+        for method in methods:
+            for seed in seeds:
+                head = (model, method, seed)
+                rows += (
+                    _structured(head, place, generator) + _open_ended(head, nouns, generator) + _mcq(head, generator)
+                )
+    columns = ["model", "method", "seed", "benchmark", "split", "item", "metric", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _structured(head, place, generator) -> list[tuple]:
+    level = LEVELS.get(head[1], TUNED)
+    rows = []
+    for prompt in PROMPTS:
+        noise = np.exp(generator.normal(0, 0.35, len(NAMES)) - 0.05 * place)
+        found = {name: value * factor for name, value, factor in zip(NAMES, level, noise, strict=True)}
+        found["valid_rate"], found["support_probability"] = (
+            min(1, found["valid_rate"]),
+            min(1, found["support_probability"]),
+        )
+        found |= {"n": 1000.0, **FLOORS}
+        rows += [(*head, "structured", prompt.split, prompt.prompt_id, name, value) for name, value in found.items()]
+    return rows
+
+
+def _open_ended(head, nouns, generator) -> list[tuple]:
+    size, unique = (3, 0.1) if head[1] == "base" else (60, 0.5)
+    rows = []
+    for item in (["city", "weekday"] + [f"noun{i}" for i in range(nouns - 2)])[:nouns]:
+        found = {
+            "n": 100.0,
+            "support_size_0.5": 1.0,
+            "support_size_0.9": float(1 + generator.poisson(size)),
+            "unique_rate": float(np.clip(unique + generator.normal(0, 0.05), 0.01, 1)),
+            "empty_rate": 0.01,
+        }
+        rows += [(*head, "open_ended", "open_ended", item, name, value) for name, value in found.items()]
+    return rows
+
+
+def _mcq(head, generator) -> list[tuple]:
+    shares = generator.dirichlet([2, 5, 2, 1] if head[1] == "base" else [9, 9, 9, 9])
+    parse = 0.8
+    found = {"n": 200.0, "parse_rate": parse, "tv_uniform_floor": 0.035}
+    found |= {f"freq_{letter}": parse * share for letter, share in zip("abcd", shares, strict=True)}
+    found["tv_uniform_parsed_only"] = float(np.abs(shares - 0.25).sum() / 2)
+    found["tv_uniform"] = float((np.abs(parse * shares - 0.25).sum() + 1 - parse) / 2)
+    return [(*head, "mcq", "mcq", "all", name, value) for name, value in found.items()]
+
+
+def draws(models=("SmolLM2-135M",), methods=METHODS, seeds=(0,), count=200) -> pd.DataFrame:
+    """Draws of the structured and open-ended benchmarks: base mostly invalid and peaked, tuned close to the target."""
+    generator = np.random.default_rng(11)
+    rows = []
+    for model in models:
+        for method in methods:
+            for seed in seeds:
+                for prompt in PROMPTS:
+                    texts = _numbers(prompt, method, count, generator)
+                    rows += [(model, method, seed, "structured", prompt.prompt_id, i, t) for i, t in enumerate(texts)]
+                for noun, answers in (("city", CITIES), ("weekday", WEEKDAYS)):
+                    weight = (0.3 if method == "base" else 0.8) ** np.arange(len(answers))
+                    texts = generator.choice(answers, count, p=weight / weight.sum())
+                    rows += [(model, method, seed, "open_ended", noun, i, t) for i, t in enumerate(texts)]
+    columns = ["model", "method", "seed", "benchmark", "prompt_id", "draw", "text"]
+    return pd.DataFrame(rows, columns=columns).assign(tokens=4, finished=True)
+
+
+def _numbers(prompt, method, count, generator) -> list[str]:
+    family = registry()[prompt.family]
+    numbers = family.frozen(prompt.parameters).ppf(generator.random(count))
+    if method == "base":
+        numbers = np.full(count, family.frozen(prompt.parameters).ppf(0.5))
+    texts = [str(int(x)) if family.discrete else f"{x:.2f}" for x in numbers]
+    bad = generator.random(count) < (0.9 if method == "base" else 0.04)
+    return ["a number" if wrong else text for wrong, text in zip(bad, texts, strict=True)]
+
+
+def tokenize(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """One token per character."""
+    return np.array([ord(character) for text in texts for character in text]), np.array([len(text) for text in texts])
+
+
+def decode(tokens: list[int]) -> str:
+    return "".join(map(chr, tokens))
+
+
+TERMINATOR = 0

@@ -1,0 +1,293 @@
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cft import CftError, benchmarks
+from cft.assets import Assets
+from cft.benchmarks import structured
+from cft.config import StructuredBenchmark, check
+from cft.distributions import registry
+
+REGISTRY = registry()
+REALS = (-math.inf, math.inf)
+GAUSSIAN = "gaussian(mu=3.5,sigma=3.0)"
+
+
+def golden_rows(golden):
+    return [json.loads(line) for line in (golden / "structured_scores.jsonl").read_text().splitlines()]
+
+
+def frame(prompt_id, texts):
+    return pd.DataFrame({"prompt_id": prompt_id, "text": texts})
+
+
+def perfect_texts(prompt, n, seed=0):
+    target = REGISTRY[prompt.family].frozen(prompt.parameters)
+    values = target.ppf(np.random.default_rng(seed).random(n))
+    return [f"{value:.0f}" if REGISTRY[prompt.family].discrete else f"{value:.5f}" for value in values]
+
+
+def test_golden_error_codes(golden):
+    rows = golden_rows(golden)
+    assert len(rows) == 4
+    for row in rows:
+        family = REGISTRY[row["family"]]
+        support = family.frozen(row["parameters"]).support()
+        codes = [structured.read_number(text, support, family.discrete)[1] for text in row["texts"]]
+        assert codes == row["error_codes"]
+
+
+def test_golden_scores(golden):
+    for row in golden_rows(golden):
+        metrics, _ = structured.measure(row["texts"], REGISTRY[row["family"]], row["parameters"], REGISTRY.quantiles)
+        for ours, theirs in (("w1_valid_only", "w1"), *((key, key) for key in
+                             ("valid_rate", "support_violation_rate", "mean_error", "variance_error"))):  # fmt: skip
+            assert metrics[ours] == pytest.approx(row[theirs], rel=1e-9, nan_ok=True), (row["family"], ours)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "code"),
+    [
+        ("7", 7, None),
+        ("-0", 0, None),
+        ("+2.", 2, None),
+        ("16.0", 16, None),
+        ("5.0000000001", 5, None),
+        ("1E1", 10, None),
+        ("\uff17", 7, None),
+        ("<think>9</think>\n 8 ", 8, None),
+        ("10.5", 10.5, "non_integer"),
+        ("-0.5", -0.5, "below_support"),
+        ("20.5", 20.5, "above_support"),
+        ("1e999", math.inf, "non_finite"),
+        ("-1e999", -math.inf, "non_finite"),
+        ("\u00a0", None, "empty"),
+        ("<think>5", None, "empty"),
+        *((text, None, "malformed") for text in
+          (".", "+", "e5", "1e", "1e+", "1.2.3", "5 6", "5%", "1,5", "1_0", "0x1F", "nan", "inf", "½", "−5", "5\n\n6")),
+    ],
+)  # fmt: skip
+def test_a_text_is_one_number_of_the_support(text, value, code):
+    found, error = structured.read_number(text, (0, 20), discrete=True)
+    assert error == code
+    assert math.isnan(found) if value is None else found == pytest.approx(value)
+
+
+def test_a_draw_on_a_rounded_bound_is_inside():
+    family, parameters = REGISTRY["uniform"], {"a": -4.3, "b": 0.1}
+    lower, upper = family.frozen(parameters).support()
+    assert upper != 0.1, "choose parameters whose bound SciPy rounds"
+    assert structured.read_number("0.1", (lower, upper), discrete=False)[1] is None
+    assert structured.read_number("0.1001", (lower, upper), discrete=False)[1] == "above_support"
+
+
+@given(st.floats(-1e300, 1e300), st.sampled_from(["{!r}", "{:.5f}", "{:+e}", " {:.3g}\n"]))
+def test_every_printed_float_is_read_as_float_reads_it(value, style):
+    text = style.format(value)
+    assert structured.read_number(text, REALS, discrete=False) == (float(text), None)
+
+
+@given(st.text(alphabet="0123456789+-.eE_x, nainf", max_size=12))
+def test_what_is_accepted_is_a_float_and_what_is_refused_is_not_a_plain_one(text):
+    value, code = structured.read_number(text, REALS, discrete=False)
+    if code in (None, "non_finite"):
+        assert value == float(text)
+    else:
+        stripped = text.strip()
+        assert (
+            not stripped or "_" in stripped or not _is_float(stripped) or stripped.strip("+-").lower() in ("nan", "inf")
+        )
+
+
+def _is_float(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_long_malformed_text_is_refused_at_once():
+    assert structured.read_number("1" * 200_000 + "x", REALS, discrete=False)[1] == "malformed"
+
+
+@pytest.mark.parametrize(("choice", "counts"), [("selected", (24, 18)), ("all", (591, 92))])
+def test_prompts_are_the_papers(choice, counts, golden):
+    settings = check(StructuredBenchmark, {"draws": 1, "max_new_tokens": 1, "prompts": choice}, "test")
+    found = structured.prompts(settings, REGISTRY, Assets({}, None, "unused"))
+    assert list(found.columns) == ["prompt_id", "split", "prompt"]
+    assert found["prompt_id"].is_unique
+    assert tuple(found["split"].value_counts()[["unseen_params", "unseen_families"]]) == counts
+    rows = [json.loads(line) for line in (golden / "prompts.jsonl").read_text().splitlines()]
+    wanted = {row["prompt"] for row in rows if row["split"] != "train"
+              and (row["selected"] if choice == "selected" else not row.get("only_selected"))}  # fmt: skip
+    assert set(found["prompt"]) == wanted
+
+
+@pytest.mark.parametrize("prompt", REGISTRY.select(selected=True)[::4], ids=lambda prompt: prompt.prompt_id)
+def test_a_perfect_sampler_scores_its_floor(prompt):
+    found, errors = structured.measure(
+        perfect_texts(prompt, 1000), REGISTRY[prompt.family], prompt.parameters, REGISTRY.quantiles
+    )
+    assert found["valid_rate"] == 1 and not errors
+    # The 95 % quantile is below twice the mean; a seeded run needs no more than a wide margin above that.
+    assert found["w1_over_scale"] < 6 * found["w1_over_scale_floor"]
+    assert found["pit_w1"] < 4 * found["pit_w1_floor"]
+
+
+def test_invalid_draws_move_pit_w1_but_not_w1_valid_only():
+    prompt = REGISTRY.select("unseen_params", selected=True)[1]
+    texts = perfect_texts(prompt, 500)
+    clean, _ = structured.measure(texts, REGISTRY["gaussian"], prompt.parameters, REGISTRY.quantiles)
+    mixed, errors = structured.measure(
+        texts + ["no"] * 500, REGISTRY["gaussian"], prompt.parameters, REGISTRY.quantiles
+    )
+    assert mixed["w1_valid_only"] == clean["w1_valid_only"]
+    assert mixed["pit_w1"] == pytest.approx(clean["pit_w1"] / 2 + 0.25)
+    assert (mixed["n"], mixed["valid_rate"], errors["malformed"]) == (1000, 0.5, 500)
+
+
+def test_numbers_outside_the_support_are_violations_and_other_texts_are_not():
+    texts = ["1e999", "-1", "3", "1.5", "word", "", "1", "1", "1", "0"]
+    found, errors = structured.measure(texts, REGISTRY["bernoulli"], {"p": 0.5}, REGISTRY.quantiles)
+    assert found["support_violation_rate"] == 0.4
+    assert found["valid_rate"] == 0.4
+    assert dict(errors) == {
+        "non_finite": 1, "below_support": 1, "above_support": 2, "malformed": 1, "empty": 1,
+    }  # fmt: skip
+
+
+def test_scores_are_tidy_and_cover_draws_and_law():
+    law = pd.DataFrame({"prompt_id": [GAUSSIAN, "cauchy(x0=3.5,gamma=3.0)"],
+                        **{name: [0.5, float("nan")] for name in structured.LAW_METRICS}})  # fmt: skip
+    scores = structured.score(frame(GAUSSIAN, ["3.1", "word"]), law, REGISTRY)
+    assert list(scores.columns) == ["split", "item", "metric", "value"]
+    assert set(scores["split"]) == {"unseen_params"}
+    assert len(scores) == len(structured.METRICS) + 2 * len(structured.LAW_METRICS)
+    assert not scores.duplicated(["item", "metric"]).any()
+    values = {(item, metric): value for _, item, metric, value in scores.itertuples(index=False)}
+    assert values[GAUSSIAN, "valid_rate"] == 0.5
+    assert values[GAUSSIAN, "mean_error"] == pytest.approx(0.4)
+    assert values[GAUSSIAN, "trie_kl"] == 0.5
+    assert math.isnan(values["cauchy(x0=3.5,gamma=3.0)", "trie_kl"])
+
+
+def test_without_a_valid_draw_distances_are_undefined_but_pit_w1_is_the_worst():
+    scores = structured.score(frame(GAUSSIAN, ["a", "b"]), None, REGISTRY)
+    values = dict(zip(scores["metric"], scores["value"], strict=True))
+    assert values["pit_w1"] == 0.5
+    assert all(math.isnan(values[name]) for name in ("mean_error", "variance_error", "w1_valid_only", "w1_over_scale"))
+    assert values["w1_floor"] > 0
+
+
+def test_scoring_twice_gives_the_same_numbers():
+    draws = frame("poisson(lambda=4.0)", ["1", "4", "9", "x"])
+    pd.testing.assert_frame_equal(structured.score(draws, None, REGISTRY), structured.score(draws, None, REGISTRY))
+
+
+def test_a_prompt_of_ones_own_is_scored_elsewhere():
+    scores = structured.score(frame("gaussian(mu=100,sigma=1)", ["100"]), None, REGISTRY)
+    assert set(scores["split"]) == {"elsewhere"}
+    assert set(scores["item"]) == {"gaussian(mu=100.0,sigma=1.0)"}
+
+
+def test_family_of():
+    assert structured.family_of(GAUSSIAN) == "gaussian"
+
+
+def test_summary_weighs_families_not_prompts():
+    draws = pd.concat([frame("bernoulli(p=0.1)", ["1"]), frame("bernoulli(p=0.5)", ["x"] * 6), frame(GAUSSIAN, ["x"])])
+    found = structured.summary(draws.reset_index(drop=True), REGISTRY)
+    assert found["valid_rate"] == pytest.approx((0.5 + 0) / 2)
+    assert found["n"] == 8
+    assert found["prompts"][GAUSSIAN]["error_counts"] == {"malformed": 1}
+    assert found["prompts"][GAUSSIAN]["w1_valid_only"] is None
+    assert found["mean_error"] == pytest.approx(0.9)
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_summary_of_a_file_of_draws_made_elsewhere(golden, tmp_path, kind):
+    rows = golden_rows(golden)[:2]
+    draws = [{"family": row["family"], "parameters": row["parameters"], "text": text} for row in rows for text in
+             row["texts"]]  # fmt: skip
+    path = tmp_path / f"draws.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(draw) + "\n" for draw in draws), encoding="utf-8")
+    else:
+        pd.DataFrame(draws).to_parquet(path)
+    found = structured.summary(benchmarks.read_draws(path, "structured"), REGISTRY)
+    assert [prompt["w1_valid_only"] for prompt in found["prompts"].values()] == pytest.approx([r["w1"] for r in rows])
+    assert found["valid_rate"] == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize(
+    ("columns", "culprit"),
+    [
+        ({"prompt_id": ["gauss(mu=1,sigma=1)"]}, "gauss"),
+        ({"prompt_id": ["gaussian"]}, "gaussian"),
+        ({"prompt_id": ["gaussian(mu=1)"]}, "missing sigma"),
+        ({"prompt_id": [GAUSSIAN.replace("sigma=3.0", "sigma=-3.0")]}, "sigma > 0"),
+        ({"prompt_id": [None]}, "None"),
+        ({"family": ["gauss"], "parameters": [{"mu": 1, "sigma": 1}]}, "gauss"),
+        ({"family": ["gaussian"], "parameters": [{"mu": "one", "sigma": 1}]}, "one"),
+        ({"family": ["gaussian"], "parameters": ["mu=1"]}, "mu=1"),
+        ({"family": ["gaussian"]}, "parameters"),
+    ],
+)
+def test_what_cannot_be_identified_is_named(columns, culprit):
+    with pytest.raises(CftError, match=culprit) as caught:
+        structured.summary(pd.DataFrame({"text": ["1"], **columns}), REGISTRY)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_benchmark_lists_the_known_ones():
+    assert benchmarks.load("structured") is structured
+    with pytest.raises(CftError, match="'structure'; known: mcq, open_ended, structured"):
+        benchmarks.load("structure")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "culprit"),
+    [
+        ("missing.jsonl", None, "no such file"),
+        ("draws.csv", b"text\n1\n", "convert"),
+        ("empty.jsonl", b"", "no draws"),
+        ("blank.jsonl", b"\n\n", "no draws"),
+        ("latin.jsonl", b'{"text": "caf\xe9"}\n', "not UTF-8 .byte 13"),
+        ("cut.jsonl", b'{"text": "1"}\n\n{"text": "2', "line 3 is not valid JSON"),
+        ("list.jsonl", b'{"text": "1"}\n[1]\n', "line 2 is not a JSON object"),
+        ("no_text.jsonl", b'{"text": "1"}\n{"output": "2"}\n', "line 2 has no string text"),
+        ("number.jsonl", b'{"text": 1}\n', "line 1 has no string text"),
+        ("cut.parquet", b"PAR1 and no more", "not a readable parquet"),
+        ("other.jsonl", b'{"text": "1", "benchmark": "mcq"}\n', "mcq"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_fault(tmp_path, name, content, culprit):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CftError, match=culprit) as caught:
+        benchmarks.read_draws(path, "structured")
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "culprit"),
+    [({"output": ["1"]}, "no column text"), ({"text": ["1", None]}, "draw 2"), ({"text": []}, "no draws")],
+)
+def test_a_parquet_without_usable_texts_is_named(tmp_path, columns, culprit):
+    pd.DataFrame(columns).to_parquet(tmp_path / "draws.parquet")
+    with pytest.raises(CftError, match=culprit):
+        benchmarks.read_draws(tmp_path / "draws.parquet")
+
+
+def test_texts_with_unusual_line_separators_stay_whole(tmp_path):
+    path = tmp_path / "draws.jsonl"
+    path.write_text('\ufeff{"text": "a\u2028b"}\r\n{"text": ""}\n', encoding="utf-8")
+    assert benchmarks.read_draws(path)["text"].tolist() == ["a\u2028b", ""]

@@ -1,0 +1,221 @@
+"""The figures' numbers against independent arithmetic, and what a reader needs: fonts, labels that do not touch."""
+
+import itertools
+import re
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cft import CftError, figures, parts
+from cft.distributions import registry
+from cft.stats import wilson
+from cft.target import make_target
+
+NAMES = ["fig1", "fig2", "fig3", "fig4"]
+
+
+def sources(models=("SmolLM2-135M",), methods=synthetic.METHODS, seeds=(0,), count=120) -> figures.Sources:
+    return figures.Sources(
+        scores=synthetic.scores(models, methods, seeds),
+        draws=synthetic.draws(models[:1], methods, seeds[:1], count),
+        tokenizer=synthetic.tokenize,
+        decode=synthetic.decode,
+        terminator=synthetic.TERMINATOR,
+    )
+
+
+@pytest.fixture(scope="module")
+def one():
+    return sources()
+
+
+@pytest.fixture(scope="module")
+def drawn(one):
+    return {name: figures.load(name).draw(one) for name in NAMES}
+
+
+def clashes(figure: Figure) -> list[str]:
+    """Texts that leave the page, and pairs of tick labels, titles or axis labels that overlap."""
+    FigureCanvasAgg(figure).draw()
+    page = figure.bbox
+    boxes = []
+    for axes in figure.findobj(lambda artist: hasattr(artist, "get_xticklabels")):
+        if not axes.get_visible():
+            continue
+        texts = [axes.title, axes._left_title, axes._right_title, axes.xaxis.label, axes.yaxis.label]
+        texts += [tick.label1 for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()]
+        boxes += [(t.get_text(), t) for t in texts if t.get_text() and t.get_visible()]
+    found, shown = [], []
+    for text, artist in boxes:
+        extent = artist.get_window_extent()
+        if extent.x0 < page.x0 - 1 or extent.x1 > page.x1 + 1 or extent.y0 < page.y0 - 1 or extent.y1 > page.y1 + 1:
+            found.append(f"{text!r} leaves the page")
+        if artist.get_rotation() in (0, 90):  # a slanted label's box overlaps its neighbour's without touching it
+            shown.append((text, extent.shrunk(0.98, 0.9)))
+    pairs = itertools.combinations(shown, 2)
+    return found + [f"{a!r} touches {b!r}" for (a, first), (b, second) in pairs if first.overlaps(second)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_overlaps_or_is_cut_off(drawn, name):
+    assert clashes(drawn[name][0]) == []
+
+
+def test_twelve_models_with_gaps_are_readable():
+    scores = synthetic.scores(synthetic.MODELS, seeds=(0, 1, 2))
+    last = (scores["model"] == "gpt-oss-20b") & (scores["method"] == "base")
+    scores.loc[last & (scores["metric"] == "w1_over_scale"), "value"] = np.nan
+    scores = scores[~((scores["model"] == "Qwen3-4B") & (scores["method"] == "hard"))]
+    figure, numbers = figures.load("fig2").draw(figures.Sources(scores=scores))
+    assert clashes(figure) == []
+    assert len(numbers) == 3 * 2 * (12 * 3 - 1)
+    assert len(figure.findobj(lambda artist: artist.get_gid() == "no-value")) == 2
+    assert "no valid draw" in figure.get_supxlabel()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_the_same_every_time_with_embedded_fonts(drawn, name, tmp_path):
+    figure, numbers = drawn[name]
+    figures.save(figure, numbers, tmp_path / "first.pdf")
+    figures.save(figure, numbers, tmp_path / "second.pdf")
+    for suffix in (".pdf", ".png", ".csv"):
+        assert (tmp_path / f"first{suffix}").read_bytes() == (tmp_path / f"second{suffix}").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 6
+    pdf = (tmp_path / "first.pdf").read_bytes()
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+    streams = [_inflate(found) for found in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)]
+    assert not any(b"/Type3" in stream for stream in streams)
+    assert b"/CreationDate" not in pdf
+
+
+def _inflate(stream: bytes) -> bytes:
+    try:
+        return zlib.decompress(stream)
+    except zlib.error:
+        return stream
+
+
+def test_another_process_draws_the_same_bytes(tmp_path):
+    code = (
+        "import sys, synthetic; from cft import figures;"
+        "s = figures.Sources(tokenizer=synthetic.tokenize, decode=synthetic.decode, terminator=0);"
+        "figures.save(*figures.load('fig1').draw(s), sys.argv[1])"
+    )
+    for seed in "12":
+        path, environment = tmp_path / f"{seed}.pdf", {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)}
+        subprocess.run([sys.executable, "-c", code, path], check=True, env=environment)
+    assert (tmp_path / "1.pdf").read_bytes() == (tmp_path / "2.pdf").read_bytes()
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+
+
+def test_fig1_shows_the_law_and_conditionals_that_multiply_to_it(drawn):
+    numbers = drawn["fig1"][1]
+    target = make_target(registry(), "gaussian", {"mu": 1.0, "sigma": 2.0}, 1)
+    law = numbers[numbers["panel"] == "law"]
+    assert law["probability"].tolist() == pytest.approx(target.probabilities)
+    soft, hard = numbers[numbers["panel"] == "soft"], numbers[numbers["panel"] == "hard"]
+    assert soft.groupby("position")["probability"].sum().tolist() == pytest.approx([1] * soft["position"].nunique())
+    value = max(hard["value"].unique(), key=len)
+    along = soft[soft["token"] == soft["position"].map(lambda place: [*value, "end"][int(place)])]
+    assert along["probability"].prod() == pytest.approx(target.probabilities[target.values.index(value)])
+    assert len(along) == len(value) + 1
+
+
+def test_fig2_draws_the_numbers_of_table1(one, drawn):
+    from cft.tables import table1
+
+    table, numbers = table1.make(one.scores), drawn["fig2"][1]
+    for measure in ("w1_over_scale", "pit_w1", "trie_kl_nats"):
+        found = numbers[numbers["measure"] == measure]
+        assert found["value"].tolist() == pytest.approx(table[measure].tolist())
+    points = [
+        line.get_ydata()[0] for axes in drawn["fig2"][0].axes for line in axes.get_lines() if line.get_marker() in "os^"
+    ]
+    assert sorted(points) == pytest.approx(sorted(numbers["value"]))
+
+
+def test_fig2_with_a_distance_that_nobody_has():
+    scores = synthetic.scores()
+    scores.loc[scores["metric"].isin(["w1_over_scale", "w1_over_scale_floor"]), "value"] = np.nan
+    figure, numbers = figures.load("fig2").draw(figures.Sources(scores=scores))
+    assert clashes(figure) == []
+    assert numbers.loc[numbers["measure"] == "w1_over_scale", "value"].isna().all()
+
+
+def test_fig3_counts_valid_draws_and_picks_prompts_by_name(one, drawn):
+    numbers = drawn["fig3"][1]
+    prompts = numbers["prompt_id"].unique()
+    kinds = [registry().parse(prompt)[0].discrete for prompt in prompts]
+    assert len(prompts) == 6 and sum(kinds) == 2
+    mine = one.draws[(one.draws["prompt_id"] == prompts[0]) & (one.draws["method"] == "soft")]
+    valid = [float(text) for text in mine["text"] if text != "a number"]
+    shown = numbers[(numbers["prompt_id"] == prompts[0]) & (numbers["method"] == "soft")]
+    assert shown["value"].tolist() == sorted(valid)
+    family, parameters = registry().parse(prompts[0])
+    assert shown["target_cdf"].tolist() == pytest.approx(family.frozen(parameters).cdf(sorted(valid)))
+
+
+def test_fig3_when_a_method_has_no_valid_draw_and_few_prompts(one):
+    draws = one.draws[one.draws["prompt_id"].isin(["bernoulli(p=0.9)", "pareto(alpha=6.5,xm=3.5)"])].copy()
+    draws.loc[draws["method"] == "base", "text"] = "no"
+    figure, _ = figures.load("fig3").draw(figures.Sources(draws=draws))
+    assert clashes(figure) == []
+    assert "base 0% valid" in figure.axes[0].texts[0].get_text()
+
+
+def test_fig4_shares_and_intervals(one, drawn):
+    numbers = drawn["fig4"][1]
+    texts = one.draws.query("benchmark == 'open_ended' and prompt_id == 'weekday' and method == 'hard'")["text"]
+    counts = texts.value_counts()
+    found = numbers[(numbers["noun"] == "weekday") & (numbers["method"] == "hard")].set_index("answer")
+    assert found["count"].to_dict() == counts.to_dict()
+    assert found["share"].is_monotonic_decreasing
+    for answer, row in found.iterrows():
+        assert (row["share"], row["low"], row["high"]) == pytest.approx(wilson(int(counts[answer]), len(texts)))
+
+
+def test_fig4_with_odd_answers(one):
+    draws = one.draws[one.draws["benchmark"] == "open_ended"].copy()
+    odd = ["", "x$y_$", "😀", "two\nlines", "a long answer that nobody would call a city", "tab\there"]
+    here = (draws["method"] == "base") & (draws["prompt_id"] == "city")
+    draws.loc[here, "text"] = [odd[i % len(odd)] for i in range(here.sum())]
+    draws = draws[~((draws["method"] == "hard") & (draws["prompt_id"] == "city"))]
+    figure, numbers = figures.load("fig4").draw(figures.Sources(draws=draws))
+    assert clashes(figure) == []
+    assert {"(empty)", "two"} <= set(numbers["answer"])
+
+
+def test_methods_look_the_same_everywhere_and_differ_from_each_other():
+    few, many = figures.method_styles(["soft", "base"]), figures.method_styles(["base", "soft", "hard", "a", "b", "c"])
+    assert few["soft"] == many["soft"] and few["base"] == many["base"]
+    for key in ("color", "marker"):
+        assert len({style[key] for style in many.values()}) == len(many)
+
+
+def test_every_part_states_what_it_reads_and_has_a_caption():
+    captions = Path(__file__).parents[1] / "workflow" / "report"
+    for package in ("cft.figures", "cft.tables"):
+        for name in parts.names(package):
+            module = parts.load(package, name)
+            assert set(module.BENCHMARKS) <= {"structured", "open_ended", "mcq"}
+            assert len((captions / f"{name}.rst").read_text()) > 200
+    assert all(figures.load(name).NEEDS for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_source_is_named(name):
+    module = figures.load(name)
+    with pytest.raises(CftError, match="needs the source"):
+        module.draw(figures.Sources())
+
+
+def test_unknown_figure():
+    with pytest.raises(CftError, match="unknown figure 'fig9'; known: fig1, fig2, fig3, fig4"):
+        figures.load("fig9")

@@ -1,0 +1,153 @@
+"""The tables' numbers against independent arithmetic, and their three file formats."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from cft import CftError, summary, tables
+from cft.stats import wilson
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return synthetic.scores(synthetic.MODELS[:2], seeds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def table1(scores):
+    return tables.load("table1").make(scores)
+
+
+def by_hand(scores, model, method, split, metric):
+    """Family means by plain loops: {family: mean over its prompts and seeds}."""
+    values: dict[str, list[float]] = {}
+    for row in scores.itertuples():
+        if (row.model, row.method, row.split, row.metric) == (model, method, split, metric):
+            values.setdefault(row.item.split("(")[0], []).append(row.value)
+    return {family: np.mean(found) for family, found in values.items()}
+
+
+@pytest.mark.parametrize("split", ["unseen_params", "unseen_families"])
+def test_table1_is_the_mean_or_median_of_family_means(scores, table1, split):
+    row = table1.query("model == 'Qwen3-1.7B' and method == 'soft' and split == @split").iloc[0]
+    families = {m: list(by_hand(scores, "Qwen3-1.7B", "soft", split, m).values()) for m in synthetic.NAMES}
+    assert row["trie_kl_nats"] == pytest.approx(np.mean(families["trie_kl"]))
+    assert row["valid_rate"] == pytest.approx(np.mean(families["valid_rate"]))
+    assert row["w1_over_scale"] == pytest.approx(np.median(families["w1_over_scale"]))
+    assert row["w1_over_scale_floor"] == pytest.approx(synthetic.FLOORS["w1_over_scale_floor"])
+    assert row["seeds"] == 2
+    assert row["prompts"] == {"unseen_params": 24, "unseen_families": 18}[split]
+
+
+def test_rows_keep_the_order_of_first_appearance(table1):
+    assert list(table1["model"].unique()) == synthetic.MODELS[:2]
+    assert list(table1["method"].unique()) == synthetic.METHODS
+    assert len(table1) == 2 * 3 * 2
+
+
+def test_interval_of_a_mean_agrees_with_the_normal_approximation():
+    generator = np.random.default_rng(1)
+    values = pd.DataFrame(generator.normal(5, 2, (200, 1)), columns=[0])
+    found = summary.estimate(values)
+    half = 1.96 * values[0].std(ddof=0) / np.sqrt(200)
+    assert found.estimate == pytest.approx(values[0].mean())
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_interval_covers_seeds_that_differ():
+    same, different = np.ones((50, 3)), np.tile([1.0, 2.0, 3.0], (50, 1))
+    assert summary.estimate(pd.DataFrame(same))[1:] == (1, 1)
+    low, high = summary.estimate(pd.DataFrame(different))[1:]
+    assert low < 1.5 and high > 2.5
+
+
+def test_ratio_is_paired():
+    tuned = pd.DataFrame(np.random.default_rng(2).lognormal(0, 2, (30, 1)))
+    found = summary.ratio(3 * tuned, tuned)
+    assert found == pytest.approx((3, 3, 3))  # what both sides share cancels, however much families differ
+    incomplete = tuned.copy()
+    incomplete.iloc[0] = np.nan
+    assert summary.ratio(3 * tuned, incomplete) == pytest.approx((3, 3, 3))
+
+
+def test_prompts_without_valid_draw_are_counted_and_left_out_of_the_distance():
+    scores = synthetic.scores(methods=["base"])
+    nothing = scores["item"].isin(["gaussian(mu=3.5,sigma=3.0)", "cauchy(x0=3.5,gamma=3.0)"])
+    scores.loc[nothing & (scores["metric"] == "valid_rate"), "value"] = 0
+    scores.loc[nothing & (scores["metric"] == "w1_over_scale"), "value"] = np.nan
+    row = tables.load("table1").make(scores).iloc[0]
+    assert row["prompts_without_valid_draw"] == 2
+    families = by_hand(scores[~nothing], "SmolLM2-135M", "base", "unseen_params", "w1_over_scale")
+    assert len(families) == 22
+    assert row["w1_over_scale"] == pytest.approx(np.median(list(families.values())))
+
+
+def test_a_metric_that_is_nan_throughout_stays_empty(tmp_path):
+    scores = synthetic.scores()
+    scores.loc[scores["metric"] == "w1_over_scale", "value"] = np.nan
+    frame = tables.load("table1").make(scores)
+    assert frame["w1_over_scale"].isna().all()
+    tables.save(frame, tmp_path / "table1.csv")
+    assert "| – |" in (tmp_path / "table1.md").read_text()
+
+
+def test_table2_numbers(scores):
+    frame = tables.load("table2").make(scores)
+    assert list(frame["method"]) == synthetic.METHODS * 2
+    mine = scores.query("model == 'Qwen3-0.6B' and method == 'hard'")
+    row = frame.query("model == 'Qwen3-0.6B' and method == 'hard'").iloc[0]
+    nouns = mine[mine["metric"] == "support_size_0.9"].groupby("item")["value"].mean()
+    assert row["support_size_90_percent"] == pytest.approx(nouns.median())
+    assert row["nouns"] == len(nouns) == 20
+    assert row["unique_rate"] == pytest.approx(mine.query("metric == 'unique_rate'")["value"].mean())
+    assert row["mcq_total_variation"] == pytest.approx(mine.query("metric == 'tv_uniform'")["value"].mean())
+    assert (row["mcq_parse_rate_low"], row["mcq_parse_rate_high"]) == pytest.approx(wilson(160, 200)[1:])
+
+
+def test_table2_without_a_benchmark_lacks_its_columns(scores):
+    frame = tables.load("table2").make(scores[scores["benchmark"] != "mcq"])
+    assert "unique_rate" in frame and not any(column.startswith("mcq") for column in frame)
+
+
+@pytest.mark.parametrize(("name", "missing"), [("table1", "structured"), ("table2", "open_ended")])
+def test_scores_without_the_benchmark(scores, name, missing):
+    kept = scores[~scores["benchmark"].isin(tables.load(name).BENCHMARKS)]
+    with pytest.raises(CftError, match=missing):
+        tables.load(name).make(kept)
+
+
+def test_unknown_table():
+    with pytest.raises(CftError, match="unknown table 'table9'; known: table1, table2"):
+        tables.load("table9")
+
+
+def test_three_files_of_the_same_rows(table1, tmp_path):
+    frame = table1.assign(model=table1["model"].str.replace("Qwen3", "a_b|50%"))
+    tables.save(frame, tmp_path / "t.csv")
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".md", ".tex"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), frame, rtol=1e-5, check_dtype=False)
+    tex, markdown = (tmp_path / "t.tex").read_text(), (tmp_path / "t.md").read_text()
+    assert r"\toprule" in tex and r"a\_b|50\%" in tex and r"unseen\_params" in tex
+    assert tex.count(r"\\") == len(frame) + 1
+    assert r"a_b\|50%" in markdown and len(markdown.splitlines()) == len(frame) + 2
+    assert "trie KL (nats)" in tex and "low" not in tex
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    tables.save(frame, tmp_path / "t.csv")
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.47312, 0.41234, 0.53456), "0.47 [0.41, 0.53]"),
+        ((10.23, 8.111, 12.345), "10.2 [8.1, 12.3]"),
+        ((0.000312, 0.000211, 0.000455), "0.00031 [0.00021, 0.00046]"),
+        ((12345.6, 11000, 14000), "12,346 [11,000, 14,000]"),
+        ((1.0, 1.0, 1.0), "1 [1, 1]"),
+        ((np.nan, np.nan, np.nan), "–"),
+        ((0.1234, np.nan, np.nan), "0.123"),
+    ],
+)
+def test_numbers_are_rounded_to_their_interval(numbers, text):
+    assert tables.with_interval(*numbers) == text

@@ -1,0 +1,99 @@
+# scores, draws -> results/scores.parquet, results/tables/*, results/figures/*, results/report.html
+
+
+rule scores:
+    # All scores in one tidy file.
+    input:
+        files_of("scores", BENCHMARKS),
+    output:
+        "results/scores.parquet",
+    log:
+        "results/logs/scores.log",
+    benchmark:
+        "results/benchmarks/scores.tsv"
+    shell:
+        "cft scores {input:q} --out {output:q} 2> {log:q}"
+
+
+# A rule per table and figure, as each has its own inputs and caption.
+for name, shown in experiment.tables.items():
+
+    rule:
+        # A table from the scores of its benchmarks.
+        name:
+            name
+        input:
+            scores=files_of("scores", shown.scores),
+            code=f"src/cft/tables/{name}.py",
+        output:
+            report(f"results/tables/{name}.csv", caption=f"../report/{name}.rst", category="Tables"),
+            multiext(f"results/tables/{name}", ".tex", ".md"),
+        params:
+            name=name,
+            scores=lambda wildcards, input: [f"--scores={file}" for file in input.scores],
+        log:
+            f"results/logs/tables/{name}.log",
+        benchmark:
+            f"results/benchmarks/tables/{name}.tsv"
+        shell:
+            "cft table {params.name} {params.scores:q} --out {output[0]:q} 2> {log:q}"
+
+
+for name, shown in experiment.figures.items():
+
+    rule:
+        # A figure from the scores or draws of its benchmarks.
+        name:
+            name
+        input:
+            scores=files_of("scores", shown.scores),
+            draws=files_of("samples", shown.draws),
+            model=f"results/models/{next(iter(experiment.models))}/model.json" if shown.tokenizer else [],
+            families=experiment.distributions,
+            code=f"src/cft/figures/{name}.py",
+            style="src/cft/figures/style.mplstyle",
+        output:
+            report(f"results/figures/{name}.pdf", caption=f"../report/{name}.rst", category="Figures"),
+            multiext(f"results/figures/{name}", ".png", ".csv"),
+        params:
+            name=name,
+            sources=lambda wildcards, input: [
+                *(f"--scores={file}" for file in input.scores),
+                *(f"--draws={file}" for file in input.draws),
+                *([f"--model={Path(input.model).parent}"] if input.model else []),
+            ],
+        log:
+            f"results/logs/figures/{name}.log",
+        benchmark:
+            f"results/benchmarks/figures/{name}.tsv"
+        shell:
+            "cft figure {params.name} {params.sources:q} --distributions {input.families:q} "
+            "--out {output[0]:q} 2> {log:q}"
+
+
+rule report:
+    # One page with everything: what was run, key results, tables, figures.
+    input:
+        scores="results/scores.parquet",
+        tables=[f"results/tables/{name}.csv" for name in experiment.tables],
+        figures=[f"results/figures/{name}.png" for name in experiment.figures],
+        captions=[f"workflow/report/{name}.rst" for name in [*experiment.tables, *experiment.figures]],
+        runs=[
+            *(f"results/models/{model}/run.json" for model in experiment.models),
+            *runs("results/adapters/{model}/{method}/seed{seed}/run.json", TUNED),
+            *(name.replace(".parquet", ".run.json") for name in files_of("samples", BENCHMARKS)),
+        ],
+        code=["src/cft/report.py", "src/cft/report.html.j2"],
+    output:
+        report("results/report.html", caption="../report/report.rst", category="Report"),
+    params:
+        settings=settings(experiment),
+        files=lambda wildcards, input: [
+            f"--{kind}={file}" for kind in ("tables", "figures", "runs") for file in getattr(input, kind)
+        ],
+    log:
+        "results/logs/report.log",
+    benchmark:
+        "results/benchmarks/report.tsv"
+    shell:
+        "cft report --settings {params.settings:q} --scores {input.scores:q} {params.files:q} --out {output:q} 2> {log:q}"
