@@ -1,7 +1,6 @@
 # Calibration fine-tuning, from prompts to figures. Rules: workflow/rules; settings: config; one rule is one `cft` command.
 from cft.config import read_yaml
 
-
 # Not unconditional: Snakemake would merge the file of --configfile into it.
 if "models" not in config:
 
@@ -30,6 +29,6 @@ rule smoke:
 
 
 rule all:
+    default_target: True
     input:
         rules.experiment.input,
-    default_target: True

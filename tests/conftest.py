@@ -1,5 +1,6 @@
-"""Fixtures that several test files share."""
+"""Fixtures shared by the tests: reference data where it lies beside the checkout, and tiny models made on the spot."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,19 +9,53 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def _folder(name: str) -> Path:
-    path = SHARED / name
-    if not path.is_dir():
-        pytest.skip(f"{path} is absent")
-    return path
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not on this machine")
+    return folder
 
 
 @pytest.fixture(scope="session")
-def golden() -> Path:
-    """The folder of input → output pairs computed with the authors' code."""
+def golden():
+    """The folder of golden vectors, or skip."""
     return _folder("golden")
 
 
 @pytest.fixture(scope="session")
-def shared_assets() -> Path:
-    """The folder that mirrors upstream benchmark data."""
+def golden_rows(golden):
+    """Read one golden file: a function from its name to its rows."""
+    return lambda name: [json.loads(line) for line in (golden / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def shared_assets():
+    """The local mirror of upstream assets, or skip."""
     return _folder("assets")
+
+
+@pytest.fixture(scope="session")
+def families():
+    """The registry of all distribution families."""
+    from cft.distributions import registry
+
+    return registry()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Prepared folders of the tiny random models, made once: a function from the architecture to its folder."""
+    from cft.config import ModelSource
+    from cft.models import prepare
+
+    made: dict[str, Path] = {}
+
+    def folder(architecture: str, dtype: str = "float32") -> Path:
+        key = f"{architecture}-{dtype}"
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("models") / key
+            prepare(
+                ModelSource.model_validate({"source": "tiny", "architecture": architecture, "dtype": dtype}), made[key]
+            )
+        return made[key]
+
+    return folder

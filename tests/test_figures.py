@@ -199,14 +199,11 @@ def test_methods_look_the_same_everywhere_and_differ_from_each_other():
         assert len({style[key] for style in many.values()}) == len(many)
 
 
-def test_every_part_states_what_it_reads_and_has_a_caption():
+def test_every_table_and_figure_has_a_caption():
     captions = Path(__file__).parents[1] / "workflow" / "report"
     for package in ("cft.figures", "cft.tables"):
         for name in parts.names(package):
-            module = parts.load(package, name)
-            assert set(module.BENCHMARKS) <= {"structured", "open_ended", "mcq"}
             assert len((captions / f"{name}.rst").read_text()) > 200
-    assert all(figures.load(name).NEEDS for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
 from scipy.integrate import quad
@@ -191,70 +190,3 @@ def test_wilson_by_hand():
     assert stats.wilson(0, 10) == pytest.approx((0, 0, z2 / (10 + z2)))
     assert stats.wilson(5, 10).estimate == 0.5
     assert stats.wilson(0, 0)[1:] == (0, 1)
-
-
-def scores(rng, families=8, prompts=5, effect=0.0):
-    level = np.repeat(rng.normal(10, 2, families), prompts)
-    soft = level + rng.normal(0, 0.3, families * prompts)
-    return pd.DataFrame(
-        {
-            "family": np.repeat([f"f{i}" for i in range(families)], prompts),
-            "soft": soft,
-            "base": soft + effect + rng.normal(0, 0.1, len(soft)),
-        }
-    )
-
-
-def test_bootstrap_estimate_is_the_mean_of_family_means():
-    frame = pd.DataFrame({"family": ["a", "a", "a", "b"], "x": [1.0, 2.0, 3.0, 10.0], "y": [1.0, 1.0, 1.0, 3.0]})
-    assert stats.bootstrap_mean(frame, "x").estimate == 6
-    assert stats.bootstrap_mean(frame, "x", "y").estimate == 3
-    assert stats.bootstrap_mean(frame, "x", "y", "difference").estimate == 4
-
-
-def test_bootstrap_of_a_single_value_has_no_width():
-    frame = pd.DataFrame({"family": ["a"], "x": [2.5]})
-    assert stats.bootstrap_mean(frame, "x") == (2.5, 2.5, 2.5)
-
-
-def test_bootstrap_resamples_the_prompts_of_a_family():
-    frame = pd.DataFrame({"family": "a", "x": np.random.default_rng(9).normal(size=400)})
-    interval = stats.bootstrap_mean(frame, "x")
-    # One family: the interval of a plain mean, 2 * 1.96 / sqrt(400).
-    assert interval.high - interval.low == pytest.approx(0.196, rel=0.15)
-
-
-def test_bootstrap_pairs_rows_so_that_a_shared_level_cancels():
-    frame = scores(np.random.default_rng(6), effect=1.0)
-    alone = stats.bootstrap_mean(frame, "base")
-    paired = stats.bootstrap_mean(frame, "base", "soft", "difference")
-    assert paired.low < 1 < paired.high
-    assert (paired.high - paired.low) < (alone.high - alone.low) / 5
-    ratio = stats.bootstrap_mean(frame, "base", "soft")
-    assert 1 < ratio.low < ratio.high < 1.25
-
-
-def test_bootstrap_interval_covers_the_truth():
-    # 12 families: a bootstrap of few clusters covers a little under 95 %.
-    covered = 0
-    for seed in range(100):
-        interval = stats.bootstrap_mean(scores(np.random.default_rng(seed), families=12), "soft", replicates=300)
-        covered += interval.low < 10 < interval.high
-    assert 84 <= covered <= 99
-
-
-def test_bootstrap_sees_that_prompts_of_a_family_hang_together():
-    frame = scores(np.random.default_rng(7))
-    clustered = stats.bootstrap_mean(frame, "soft")
-    separate = stats.bootstrap_mean(frame.assign(family=range(len(frame))), "soft")
-    assert clustered.high - clustered.low > 1.5 * (separate.high - separate.low)
-
-
-def test_bootstrap_is_repeatable_and_leaves_undefined_rows_out_of_both_columns():
-    frame = scores(np.random.default_rng(8))
-    assert stats.bootstrap_mean(frame, "soft") == stats.bootstrap_mean(frame.sample(frac=1.0, random_state=0)
-                                                                       .sort_index(), "soft")  # fmt: skip
-    holed = frame.assign(base=frame["base"].where(frame.index != 0))
-    dropped = stats.bootstrap_mean(frame.drop(index=0), "soft", "base")
-    assert stats.bootstrap_mean(holed, "soft", "base") == dropped
-    assert all(math.isnan(x) for x in stats.bootstrap_mean(frame.iloc[:0], "soft"))

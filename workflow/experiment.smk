@@ -1,5 +1,10 @@
 # One experiment: the flow from data to report for the settings in `config`.
 include: "rules/common.smk"
+
+
+container: experiment.image
+
+
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"

@@ -32,7 +32,7 @@ def terminator(tokenizer: Any, chat: ChatSettings) -> int:
     whole = tokenizer.apply_chat_template(messages, tokenize=False, **chat.template_options)
     closing = whole[whole.rindex(MARKER) + len(MARKER) :]
     tokens = tokenizer(closing, add_special_tokens=False).input_ids
-    if not tokens or tokens[0] not in tokenizer.all_special_ids and tokens[0] not in tokenizer.added_tokens_decoder:
+    if not tokens or (tokens[0] not in tokenizer.all_special_ids and tokens[0] not in tokenizer.added_tokens_decoder):
         raise CftError(f"the chat template ends an answer with {closing!r}, not with a special token")
     return tokens[0]
 

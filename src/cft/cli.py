@@ -26,6 +26,7 @@ Out = Annotated[Path, typer.Option(help="file or folder to write")]
 Setting = Annotated[str, typer.Option(help="settings as JSON, or the path of a YAML file")]
 Distributions = Annotated[Path, typer.Option(help="the table of families")]
 Families = Path(__file__).resolve().parents[2] / "config" / "distributions.yaml"
+UpstreamFiles = Families.with_name("assets.yaml")
 ModelFolder = Annotated[Path, typer.Option(help="a folder made by `cft model`")]
 Adapter = Annotated[Path | None, typer.Option(help="a folder made by `cft finetune`")]
 Seed = Annotated[int, typer.Option(min=0)]
@@ -35,7 +36,8 @@ CacheTokens = Annotated[int, typer.Option(min=1, help="tokens of key-value cache
 
 @app.callback()
 def _start(debug: Annotated[bool, typer.Option(help="show a traceback when something fails")] = False) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("cft").setLevel(logging.INFO)
     if debug:
         os.environ["CFT_DEBUG"] = "1"
 
@@ -90,7 +92,7 @@ def benchmark_prompts(
     settings: Setting,
     out: Out,
     distributions: Distributions = Families,
-    assets: Annotated[Path, typer.Option(help="the table of upstream files")] = Families.with_name("assets.yaml"),
+    assets: Annotated[Path, typer.Option(help="the table of upstream files")] = UpstreamFiles,
     mirror: Annotated[Path | None, typer.Option(help="a folder that holds the upstream files")] = None,
     cache: Annotated[Path, typer.Option(help="where downloads are kept")] = Path("results/assets"),
 ) -> None:
@@ -258,7 +260,8 @@ def figure(
             sources[key] = _together(files)
     if model is not None:
         sources |= _tokenizer_of(model)
-    save(*module.draw(Sources(**sources)), out)
+    drawn, numbers = module.draw(Sources(**sources))
+    save(drawn, numbers, out)
     write_run(out)
 
 

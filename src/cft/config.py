@@ -21,19 +21,21 @@ class Settings(BaseModel):
 class ChatSettings(Settings):
     """What a model's chat template is given besides the messages."""
 
-    template_options: dict[str, Any] = Field({}, description="keyword arguments of the template, such as enable_thinking")
-    answer_prefix: str = Field("", description="opened before the answer, such as gpt-oss's final channel")
+    template_options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the template")
+    answer_prefix: str = Field(default="", description="opened before the answer, such as gpt-oss's final channel")
 
 
 class ModelSource(Settings):
     """What a model is: a change of any key makes other results."""
 
     source: Literal["hub", "folder", "package", "tiny"]
-    repo: str | None = Field(None, description="hub: owner/name")
-    revision: str | None = Field(None, description="hub: commit, tag or branch")
-    path: str | None = Field(None, description="folder: where the model lies")
-    package: str | None = Field(None, description="package: the installed package that carries a GGUF file")
-    architecture: Literal["llama", "qwen3", "gemma3", "gpt_oss"] | None = Field(None, description="tiny: which recipe")
+    repo: str | None = Field(default=None, description="hub: owner/name")
+    revision: str | None = Field(default=None, description="hub: commit, tag or branch")
+    path: str | None = Field(default=None, description="folder: where the model lies")
+    package: str | None = Field(default=None, description="package: the installed package that carries a GGUF file")
+    architecture: Literal["llama", "qwen3", "gemma3", "gpt_oss"] | None = Field(
+        default=None, description="tiny: which recipe"
+    )
     dtype: Literal["float32", "bfloat16", "float64"] = "bfloat16"
     chat: ChatSettings = ChatSettings()
 
@@ -48,9 +50,11 @@ class ModelSource(Settings):
 class ModelSettings(ModelSource):
     """A model, and how it is run: the keys below change speed and memory, not the experiment."""
 
-    micro_batch: int = Field(32, ge=1, description="training values in one forward pass")
-    cache_tokens: int = Field(65536, ge=1, description="tokens of key-value cache while drawing or measuring the law")
-    seeds: list[int] | None = Field(None, description="replaces the experiment's seeds for this model")
+    micro_batch: int = Field(default=32, ge=1, description="training values in one forward pass")
+    cache_tokens: int = Field(
+        default=65536, ge=1, description="tokens of key-value cache while drawing or measuring the law"
+    )
+    seeds: list[int] | None = Field(default=None, description="replaces the experiment's seeds for this model")
 
     def source_only(self) -> dict[str, Any]:
         """The keys that say what the model is."""
@@ -60,9 +64,9 @@ class ModelSettings(ModelSource):
 class LoraSettings(Settings):
     """The adapter (paper section 3)."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(default=16, ge=1)
     alpha: float = 32
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
@@ -77,19 +81,23 @@ class FinetuneMethod(Settings):
 
     kind: Literal["finetune"]
     labels: Literal["law", "draw"] = Field(description="law: soft targets from the trie; draw: the drawn token")
-    average: Literal["value", "token"] = Field(description="mean over a value's tokens, then values; or over all tokens")
+    average: Literal["value", "token"] = Field(
+        description="mean over a value's tokens, then values; or over all tokens"
+    )
     max_bins: int = Field(ge=2, description="most values in a target's support")
-    decimals: int = Field(5, ge=0, le=12)
+    decimals: int = Field(default=5, ge=0, le=12)
     epochs: int = Field(ge=1)
     draws: int = Field(ge=1, description="values drawn per prompt and epoch")
-    draws_per_prompt: int = Field(1, ge=1, description="how many values of a prompt travel together; 1 is the paper's order")
-    batch_size: int = Field(32, ge=1, description="values per optimiser step, whatever the micro-batch")
-    max_steps: int | None = Field(None, ge=1, description="stop after so many steps (the paper: no limit)")
-    learning_rate: float = Field(2e-4, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps")
-    temperature: float = Field(1.0, gt=0, description="tau of the soft loss")
-    save_every: int = Field(50, ge=1, description="steps between checkpoints")
+    draws_per_prompt: int = Field(
+        1, ge=1, description="how many values of a prompt travel together; 1 is the paper's order"
+    )
+    batch_size: int = Field(default=32, ge=1, description="values per optimiser step, whatever the micro-batch")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after so many steps (the paper: no limit)")
+    learning_rate: float = Field(default=2e-4, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps")
+    temperature: float = Field(default=1.0, gt=0, description="tau of the soft loss")
+    save_every: int = Field(default=50, ge=1, description="steps between checkpoints")
     lora: LoraSettings = LoraSettings()
 
     @model_validator(mode="after")
@@ -109,28 +117,28 @@ class SamplingSettings(Settings):
     engine: Literal["transformers"] = "transformers"
     draws: int = Field(ge=1, description="texts per prompt")
     max_new_tokens: int = Field(ge=1)
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
 
 
 class StructuredBenchmark(SamplingSettings):
     """One random number per text; see benchmarks/structured.py."""
 
     prompts: Literal["selected", "all"] = "selected"
-    decimals: int = Field(5, ge=0, le=12, description="of the target lattice behind the trie KL")
-    max_bins: int = Field(1001, ge=2)
+    decimals: int = Field(default=5, ge=0, le=12, description="of the target lattice behind the trie KL")
+    max_bins: int = Field(default=1001, ge=2)
 
 
 class OpenEndedBenchmark(SamplingSettings):
     """Random cities, names, …; see benchmarks/open_ended.py."""
 
-    limit: int | None = Field(None, ge=1, description="only the first prompts")
+    limit: int | None = Field(default=None, ge=1, description="only the first prompts")
 
 
 class McqBenchmark(SamplingSettings):
     """Answer positions of generated questions; see benchmarks/mcq.py."""
 
-    prompt: Literal["own", "paper"] = Field("own", description="our own prompt, or the paper's from upstream")
+    prompt: Literal["own", "paper"] = Field(default="own", description="our own prompt, or the paper's from upstream")
 
 
 class Benchmarks(Settings):
@@ -154,9 +162,9 @@ class TableSettings(Settings):
 class FigureSettings(Settings):
     """What a figure reads; figures/NAME.py draws it."""
 
-    scores: list[str] = Field([], description="benchmarks whose scores it shows")
-    draws: list[str] = Field([], description="benchmarks whose draws it shows")
-    tokenizer: bool = Field(False, description="whether it needs the first model's tokenizer")
+    scores: list[str] = Field(default=[], description="benchmarks whose scores it shows")
+    draws: list[str] = Field(default=[], description="benchmarks whose draws it shows")
+    tokenizer: bool = Field(default=False, description="whether it needs the first model's tokenizer")
 
 
 class Experiment(Settings):
@@ -169,10 +177,11 @@ class Experiment(Settings):
     benchmarks: Benchmarks
     tables: dict[Name, TableSettings] = {}
     figures: dict[Name, FigureSettings] = {}
-    threads: int = Field(2, ge=1, description="processor threads of a job that runs a model")
+    image: str = Field(default="containers/cft.sif", description="Apptainer image of jobs under --sdm apptainer")
+    threads: int = Field(default=2, ge=1, description="processor threads of a job that runs a model")
     distributions: str = "config/distributions.yaml"
     assets: str = "config/assets.yaml"
-    assets_mirror: str | None = Field(None, description="a local folder that holds the upstream files")
+    assets_mirror: str | None = Field(default=None, description="a local folder that holds the upstream files")
 
     @model_validator(mode="after")
     def _shows_what_is_run(self) -> "Experiment":

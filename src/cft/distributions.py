@@ -8,7 +8,7 @@ import ast
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ _NODES = (ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constan
           ast.operator, ast.unaryop, ast.cmpop)  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compile(formula: str) -> Any:
     tree = ast.parse(formula, mode="eval")
     for node in ast.walk(tree):
@@ -91,7 +91,9 @@ class Family:
                 raise CftError(f"{self.name}: {name}={value} is not a finite number")
         for rule in self.row["requires"]:
             if not evaluate(rule, parameters):
-                raise CftError(f"{self.identifier(parameters)}: out of range, must have {rule.replace('lambda_', 'lambda')}")
+                raise CftError(
+                    f"{self.identifier(parameters)}: out of range, must have {rule.replace('lambda_', 'lambda')}"
+                )
 
     def prompt(self, parameters: dict[str, float]) -> str:
         """The prompt's exact text; values print as Python floats, unrounded."""
@@ -126,7 +128,8 @@ def _axis(axis: dict[str, Any]) -> list[float]:
     if "values" in axis:
         return list(axis["values"])
     space = np.geomspace if axis.get("spacing") == "log" else np.linspace
-    return space(*axis["range"], axis["points"]).tolist()
+    first, last = axis["range"]
+    return space(first, last, axis["points"]).tolist()
 
 
 @dataclass(frozen=True)

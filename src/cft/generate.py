@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,15 @@ def sample(
     ]
     model, facts = load_for_evaluation(model_folder, adapter, requests[0].prompt)
     stops = [chat.terminator(tokenizer, chat_settings), tokenizer.eos_token_id]
-    journal = Journal(out, {**facts["source"], **settings.model_dump(), **identity, "seed": seed, "adapter": str(adapter)})
+    journal = Journal(
+        out, {**facts["source"], **settings.model_dump(), **identity, "seed": seed, "adapter": str(adapter)}
+    )
     todo = [request for request in requests if (request.prompt_id, request.draw) not in journal.done]
     with Progress("sample", len(requests), "draws") as progress:
         progress.update(len(requests) - len(todo))
-        for batch in batches(todo, cache_tokens, settings.max_new_tokens):
-            draws = list(draw_batch(model, batch, settings, seed, stops))
+        rows = max(1, cache_tokens // (max(len(r.prompt) for r in requests) + settings.max_new_tokens))
+        for batch in batches(todo, rows):
+            draws = list(draw_batch(model, batch, settings, seed, stops, rows))
             journal.add(
                 {"prompt_id": draw.request.prompt_id, "draw": draw.request.draw, "text": tokenizer.decode(draw.tokens),
                  "tokens": len(draw.tokens), "finished": draw.finished}
@@ -116,33 +120,33 @@ class Journal:
         self.path.unlink()
 
 
-def batches(requests: list[Request], cache_tokens: int, max_new_tokens: int) -> Iterator[list[Request]]:
-    """Cut requests, in order, so that a batch's key-value cache holds at most `cache_tokens` tokens at its end."""
+def batches(requests: list[Request], rows: int) -> Iterator[list[Request]]:
+    """Cut requests into batches of whole prompts with at most `rows` draws, or one prompt with more."""
     batch: list[Request] = []
-    longest = 0
-    for request in requests:
-        longest = max(longest, len(request.prompt) + max_new_tokens)
-        if batch and (len(batch) + 1) * longest > cache_tokens:
+    for _, group in groupby(requests, key=lambda request: request.prompt_id):
+        draws = list(group)
+        if batch and len(batch) + len(draws) > rows:
             yield batch
-            batch, longest = [], len(request.prompt) + max_new_tokens
-        batch.append(request)
+            batch = []
+        batch += draws
     if batch:
         yield batch
 
 
 @torch.inference_mode()
 def draw_batch(
-    model: Any, requests: list[Request], settings: SamplingSettings, seed: int, stops: list[int]
+    model: Any, requests: list[Request], settings: SamplingSettings, seed: int, stops: list[int], rows: int
 ) -> Iterator[Draw]:
-    """Draw all texts of a batch; yields them in the order in which they end."""
+    """Draw all texts of a batch, at most `rows` prefixes at a time; yields them in the order in which they end."""
     prompts = {request.prompt_id: request.prompt for request in requests}
-    prefixes = Prefixes.of(model, list(prompts.values()))
     row_of = {prompt_id: row for row, prompt_id in enumerate(prompts)}
     node = np.array([row_of[request.prompt_id] for request in requests])
     uniform = np.stack([stream(seed, "draw", r.prompt_id, r.draw).random(settings.max_new_tokens) for r in requests])
     tokens: list[list[int]] = [[] for _ in requests]
-    alive = np.arange(len(requests))
-    for step in range(settings.max_new_tokens):
+    waiting = [(Prefixes.of(model, list(prompts.values())), node, np.arange(len(requests)))]
+    while waiting:
+        prefixes, node, alive = waiting.pop()
+        step = len(tokens[alive[0]])
         chosen = _invert(next_token_law(prefixes.logits, settings), node, uniform[alive, step])
         stopped = np.isin(chosen, stops)
         for index in alive[stopped]:
@@ -150,26 +154,35 @@ def draw_batch(
         alive, node, chosen = alive[~stopped], node[~stopped], chosen[~stopped]
         for index, token in zip(alive, chosen, strict=True):
             tokens[index].append(int(token))
-        if not len(alive) or step + 1 == settings.max_new_tokens:
-            break
-        # Draws with the same tokens so far become one row.
-        pairs, node = np.unique(np.stack([node, chosen]), axis=1, return_inverse=True)
-        if not np.array_equal(pairs[0], np.arange(len(prefixes.mask))):
-            prefixes = prefixes.select(torch.from_numpy(pairs[0]).to(model.device))
-        prefixes.advance(torch.from_numpy(pairs[1]).to(model.device))
-    for index in alive:
-        yield Draw(requests[index], tokens[index], False)
+        if step + 1 == settings.max_new_tokens:
+            yield from (Draw(requests[index], tokens[index], False) for index in alive)
+        elif len(alive):
+            waiting += _branch(prefixes, node, chosen, alive, rows)
+
+
+def _branch(
+    prefixes: Prefixes, node: np.ndarray, token: np.ndarray, alive: np.ndarray, rows: int
+) -> Iterator[tuple[Prefixes, np.ndarray, np.ndarray]]:
+    """Append each draw's token; draws with the same tokens so far become one row, and too many rows are split."""
+    pairs, row = np.unique(np.stack([node, token]), axis=1, return_inverse=True)
+    for first in range(0, pairs.shape[1], rows):
+        parents, tokens = torch.from_numpy(pairs[:, first : first + rows]).to(prefixes.mask.device)
+        here = (row >= first) & (row < first + rows)
+        same = len(parents) == len(prefixes.mask) == pairs.shape[1] and bool((parents.diff() == 1).all())
+        below = prefixes if same else prefixes.select(parents)
+        below.advance(tokens)
+        yield below, row[here] - first, alive[here]
 
 
 def next_token_law(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    """[rows, vocabulary] float64 probabilities at the settings' temperature, cut to the top-p nucleus."""
-    law = (logits.double() / settings.temperature).softmax(-1)
+    """[rows, vocabulary] float64 probabilities at the settings' temperature, within the top-p nucleus."""
+    law = (logits.float() / settings.temperature).softmax(-1).double()
     if settings.top_p < 1:
         ordered, index = law.sort(dim=-1, descending=True)
         # A token stays when the mass before it has not yet reached top_p.
         outside = ordered.cumsum(-1) - ordered >= settings.top_p
         law = law.scatter(-1, index, ordered.masked_fill(outside, 0))
-    return law
+    return law / law.sum(-1, keepdim=True)
 
 
 def _invert(law: torch.Tensor, node: np.ndarray, uniform: np.ndarray) -> np.ndarray:

@@ -129,8 +129,10 @@ def write_law(
             start = Prefixes.of(model, [prompt])
             if isinstance(settings, StructuredBenchmark):
                 # Caches of a path of chunks are alive at once, most of them of the few last levels.
-                rows = max(1, cache_tokens // (4 * len(prompt)))
-                record = _on_target(start, tokenizer, end, for_prompt(registry, prompt_id, settings.decimals, settings.max_bins), rows)
+                rows = max(1, cache_tokens // (2 * len(prompt)))
+                record = _on_target(
+                    start, tokenizer, end, for_prompt(registry, prompt_id, settings.decimals, settings.max_bins), rows
+                )
             else:
                 record = _first_token(start, tokenizer)
             records.append({**identity, "prompt_id": prompt_id, **record})

@@ -5,6 +5,7 @@
 
 import json
 import logging
+import warnings
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,12 @@ def load_model(folder: Path, adapter: Path | None = None) -> Any:
     settings = settings_of(folder)
     where = {k: v for k, v in _location(folder).items() if v}
     try:
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, settings.dtype))
+        model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, settings.dtype))
     except (OSError, ValueError) as error:
         raise CftError(f"model {where['pretrained_model_name_or_path']}: {str(error).splitlines()[0]}")
     if adapter is not None:
         model = _attach(model, Path(adapter))
-    return model.to(device()).eval()
+    return model.eval().to(device())
 
 
 def _attach(model: Any, adapter: Path) -> Any:
@@ -145,8 +146,10 @@ def _attach(model: Any, adapter: Path) -> Any:
     weights = adapter / "adapter_model.safetensors"
     try:
         with safe_open(weights, "pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        attached = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns of missing weights; below they are an error
+            attached = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
     except (OSError, SafetensorError, ValueError) as error:
         raise CftError(f"adapter {adapter}: cannot be read ({str(error).splitlines()[0]}); train it again")
     except RuntimeError:

@@ -28,7 +28,9 @@ class Progress:
             self.told = time.monotonic()
             rate = self.done / max(self.told - self.started, 1e-9)
             left = (self.total - self.done) / rate if rate else 0
-            log.info("%s %d/%d %s, %.1f/s, %.0f s left %s", self.what, self.done, self.total, self.unit, rate, left, note)
+            log.info(
+                "%s %d/%d %s, %.1f/s, %.0f s left %s", self.what, self.done, self.total, self.unit, rate, left, note
+            )
 
     def __enter__(self) -> "Progress":
         return self

@@ -207,7 +207,6 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             f"{settings.temperature:g}, top-p {settings.top_p:g}, engine {settings.engine}"
         )
     if experiment.benchmarks.structured:
-        rows["targets of the exact law"] = (
-            f"{experiment.benchmarks.structured.decimals} decimals, at most {experiment.benchmarks.structured.max_bins:,} values"
-        )
+        lattice = experiment.benchmarks.structured
+        rows["targets of the exact law"] = f"{lattice.decimals} decimals, at most {lattice.max_bins:,} values"
     return rows

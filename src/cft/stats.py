@@ -5,10 +5,9 @@ as many draws reaches, by simulation with a fixed seed.
 """
 
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import special, stats
 
 from cft.distributions import Family
@@ -187,52 +186,3 @@ def wilson(successes: int, n: int) -> Interval:
         return Interval(float("nan"), 0.0, 1.0)
     low, high = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
     return Interval(successes / n, float(low), float(high))
-
-
-def bootstrap_mean(
-    frame: pd.DataFrame,
-    column: str,
-    against: str | None = None,
-    compare: Literal["ratio", "difference"] = "ratio",
-    replicates: int = 2000,
-    seed: int = SEED,
-) -> Interval:
-    """The mean of family means of `column` with a 95 % interval, by a hierarchical bootstrap.
-
-    frame     one row per prompt, with a column `family`; average several training seeds before
-    against   a second column, paired by row: the interval is of `column` / `against` or `column` - `against`, each
-              the mean of family means, and both are resampled together, so that what they share cancels
-
-    Families are resampled, then the prompts within each family that was picked: families are few and differ, and a
-    plain bootstrap of prompts would hide that. Rows with a NaN in either column are left out; NaN without rows.
-    """
-    columns = [column] if against is None else [column, against]
-    kept = frame.dropna(subset=columns)
-    groups = [group[columns].to_numpy(float) for _, group in kept.groupby("family", sort=True)]
-    if not groups:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    estimate = _combine(np.mean([values.mean(axis=0) for values in groups], axis=0), compare)
-    resampled = _combine(_resample(groups, replicates, np.random.default_rng(seed)), compare)
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(float(estimate), float(low), float(high))
-
-
-def _resample(groups: list[np.ndarray], replicates: int, generator: np.random.Generator) -> np.ndarray:
-    """[replicates, columns] means of family means; `groups` holds one [prompts, columns] array per family."""
-    picked = generator.integers(len(groups), size=(replicates, len(groups)))
-    means = np.empty((*picked.shape, groups[0].shape[1]))
-    for number, values in enumerate(groups):
-        places = picked == number
-        rows = generator.integers(len(values), size=(int(places.sum()), len(values)))
-        means[places] = values[rows].mean(axis=1)
-    return means.mean(axis=1)
-
-
-def _combine(means: np.ndarray, compare: str) -> np.ndarray:
-    """[..., 1 or 2] means → [...] the mean itself, or the ratio or difference of the two."""
-    if means.shape[-1] == 1:
-        return means[..., 0]
-    if compare == "difference":
-        return means[..., 0] - means[..., 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return means[..., 0] / means[..., 1]

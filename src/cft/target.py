@@ -53,7 +53,7 @@ def for_prompt(registry: Registry, prompt_id: str, decimals: int, max_bins: int)
 
 
 def clip_range(family: Family, frozen: Any, quantiles: tuple[float, float]) -> tuple[float, float]:
-    """The range that a target covers: the quantiles, clipped to the support; a discrete family's own bounds if finite."""
+    """The range that a target covers: between the quantiles, or to a discrete family's own bounds where finite."""
     bottom, top = (float(edge) for edge in frozen.support())
     low, high = (float(frozen.ppf(q)) for q in quantiles)
     if family.discrete:
@@ -71,9 +71,7 @@ def _discrete(frozen: Any, lower: float, upper: float) -> tuple[list[str], np.nd
     return [str(i) for i in integers.tolist()], mass
 
 
-def _continuous(
-    frozen: Any, lower: float, upper: float, decimals: int, max_bins: int
-) -> tuple[list[str], np.ndarray]:
+def _continuous(frozen: Any, lower: float, upper: float, decimals: int, max_bins: int) -> tuple[list[str], np.ndarray]:
     scale = 10**decimals
     # The lattice is counted in ticks of 10^-decimals, so that a heavy tail's millions of points are never listed.
     # A bound that lies on the lattice up to rounding is decided as the released code decides it: by this division.

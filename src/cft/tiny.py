@@ -30,7 +30,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
@@ -46,9 +49,9 @@ def tiny_model(architecture: str, seed: int = 0) -> tuple[Any, PreTrainedTokeniz
     if architecture not in RECIPES:
         raise CftError(f"unknown tiny architecture {architecture!r}; known: {', '.join(RECIPES)}")
     tokenizer = tiny_tokenizer()
-    recipe = dict(RECIPES[architecture])
+    recipe: dict[str, Any] = RECIPES[architecture] | SIZE
     config = AutoConfig.for_model(
-        **recipe, **SIZE, vocab_size=len(tokenizer), max_position_embeddings=1024,
+        **recipe, vocab_size=len(tokenizer), max_position_embeddings=1024,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
         initializer_range=0.2,
     )  # fmt: skip

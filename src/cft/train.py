@@ -1,4 +1,4 @@
-"""Fine-tuning: a transformers Trainer around the loss of batches.py; checkpoints, resume, the adapter (paper section 3)."""
+"""Fine-tuning: a transformers Trainer around the loss of batches.py, with checkpoints and resume (paper section 3)."""
 
 import csv
 import json
@@ -56,7 +56,7 @@ class CalibrationTrainer(Trainer):
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         super()._save_checkpoint(*arguments, **named)
-        (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+        (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 
 
 class _ShowProgress(TrainerCallback):

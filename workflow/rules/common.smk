@@ -65,7 +65,11 @@ def runs(pattern, methods=experiment.methods):
 
 def files_of(kind, benchmarks):
     """The files of draws (samples) or scores of some benchmarks."""
-    return [name for benchmark in benchmarks for name in runs(f"results/{kind}/{benchmark}/{{model}}/{{method}}/seed{{seed}}.parquet")]
+    return [
+        name
+        for benchmark in benchmarks
+        for name in runs(f"results/{kind}/{benchmark}/{{model}}/{{method}}/seed{{seed}}.parquet")
+    ]
 
 
 def everything():

@@ -10,32 +10,31 @@ rule data:
         "results/data/{method}/seed{seed}/prompts.parquet",
         "results/data/{method}/seed{seed}/examples.parquet",
         "results/data/{method}/seed{seed}/run.json",
-    params:
-        settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
-        out=subpath(output[0], parent=True),
     log:
         "results/logs/data/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/data/{method}/seed{seed}.tsv"
+    params:
+        settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
+        out=subpath(output[0], parent=True),
     shell:
         "cft data --settings {params.settings:q} --seed {wildcards.seed} --distributions {input:q} --out {params.out:q} 2> {log:q}"
 
 
 rule prompts:
-    # The prompts that a benchmark draws from.
+    # The prompts that a benchmark draws from. Not remade when its scoring code is edited, as that would draw anew.
     input:
         families=experiment.distributions,
         assets=experiment.assets,
-        code="src/cft/benchmarks/{benchmark}.py",
     output:
         "results/prompts/{benchmark}.parquet",
-    params:
-        settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
-        mirror=f"--mirror {experiment.assets_mirror}" if experiment.assets_mirror else "",
     log:
         "results/logs/prompts/{benchmark}.log",
     benchmark:
         "results/benchmarks/prompts/{benchmark}.tsv"
+    params:
+        settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
+        mirror=f"--mirror {experiment.assets_mirror}" if experiment.assets_mirror else "",
     shell:
         "cft benchmark-prompts {wildcards.benchmark} --settings {params.settings:q} --distributions {input.families:q} "
         "--assets {input.assets:q} {params.mirror} --out {output:q} 2> {log:q}"

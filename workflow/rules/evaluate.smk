@@ -10,24 +10,24 @@ rule sample:
         model="results/models/{model}/model.json",
         adapter=adapter_files,
     output:
-        "results/samples/{benchmark}/{model}/{method}/seed{seed}.parquet",
-        "results/samples/{benchmark}/{model}/{method}/seed{seed}.run.json",
+        file="results/samples/{benchmark}/{model}/{method}/seed{seed}.parquet",
+        run="results/samples/{benchmark}/{model}/{method}/seed{seed}.run.json",
+    log:
+        "results/logs/sample/{benchmark}/{model}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/sample/{benchmark}/{model}/{method}/seed{seed}.tsv"
+    threads: experiment.threads
+    resources:
+        cache_tokens=lambda wildcards: experiment.models[wildcards.model].cache_tokens,
     params:
         settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
         identity=identity,
         adapter=adapter_option,
         model=subpath(input.model, parent=True),
-    threads: experiment.threads
-    resources:
-        cache_tokens=lambda wildcards: experiment.models[wildcards.model].cache_tokens,
-    log:
-        "results/logs/sample/{benchmark}/{model}/{method}/seed{seed}.log",
-    benchmark:
-        "results/benchmarks/sample/{benchmark}/{model}/{method}/seed{seed}.tsv"
     shell:
         "cft sample {wildcards.benchmark} --settings {params.settings:q} --prompts {input.prompts:q} "
         "--model {params.model:q} {params.adapter} --identity {params.identity:q} --seed {wildcards.seed} "
-        "--cache-tokens {resources.cache_tokens} --threads {threads} --out {output[0]:q} 2> {log:q}"
+        "--cache-tokens {resources.cache_tokens} --threads {threads} --out {output.file:q} 2> {log:q}"
 
 
 rule law:
@@ -38,24 +38,24 @@ rule law:
         model="results/models/{model}/model.json",
         adapter=adapter_files,
     output:
-        "results/laws/{benchmark}/{model}/{method}/seed{seed}.parquet",
-        "results/laws/{benchmark}/{model}/{method}/seed{seed}.run.json",
+        file="results/laws/{benchmark}/{model}/{method}/seed{seed}.parquet",
+        run="results/laws/{benchmark}/{model}/{method}/seed{seed}.run.json",
+    log:
+        "results/logs/law/{benchmark}/{model}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/law/{benchmark}/{model}/{method}/seed{seed}.tsv"
+    threads: experiment.threads
+    resources:
+        cache_tokens=lambda wildcards: experiment.models[wildcards.model].cache_tokens,
     params:
         settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
         identity=identity,
         adapter=adapter_option,
         model=subpath(input.model, parent=True),
-    threads: experiment.threads
-    resources:
-        cache_tokens=lambda wildcards: experiment.models[wildcards.model].cache_tokens,
-    log:
-        "results/logs/law/{benchmark}/{model}/{method}/seed{seed}.log",
-    benchmark:
-        "results/benchmarks/law/{benchmark}/{model}/{method}/seed{seed}.tsv"
     shell:
         "cft law {wildcards.benchmark} --settings {params.settings:q} --prompts {input.prompts:q} "
         "--distributions {input.families:q} --model {params.model:q} {params.adapter} --identity {params.identity:q} "
-        "--cache-tokens {resources.cache_tokens} --threads {threads} --out {output[0]:q} 2> {log:q}"
+        "--cache-tokens {resources.cache_tokens} --threads {threads} --out {output.file:q} 2> {log:q}"
 
 
 rule score:
@@ -67,12 +67,12 @@ rule score:
         code="src/cft/benchmarks/{benchmark}.py",
     output:
         "results/scores/{benchmark}/{model}/{method}/seed{seed}.parquet",
-    params:
-        law=lambda wildcards, input: f"--law {input.law}" if input.law else "",
     log:
         "results/logs/score/{benchmark}/{model}/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/score/{benchmark}/{model}/{method}/seed{seed}.tsv"
+    params:
+        law=lambda wildcards, input: f"--law {input.law}" if input.law else "",
     shell:
         "cft score {wildcards.benchmark} {input.draws:q} {params.law} --distributions {input.families:q} "
         "--out {output:q} 2> {log:q}"

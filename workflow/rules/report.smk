@@ -26,17 +26,17 @@ for name, shown in experiment.tables.items():
             scores=files_of("scores", shown.scores),
             code=f"src/cft/tables/{name}.py",
         output:
-            report(f"results/tables/{name}.csv", caption=f"../report/{name}.rst", category="Tables"),
-            multiext(f"results/tables/{name}", ".tex", ".md"),
-        params:
-            name=name,
-            scores=lambda wildcards, input: [f"--scores={file}" for file in input.scores],
+            csv=report(f"results/tables/{name}.csv", caption=f"../report/{name}.rst", category="Tables"),
+            others=multiext(f"results/tables/{name}", ".tex", ".md"),
         log:
             f"results/logs/tables/{name}.log",
         benchmark:
             f"results/benchmarks/tables/{name}.tsv"
+        params:
+            name=name,
+            scores=lambda wildcards, input: [f"--scores={file}" for file in input.scores],
         shell:
-            "cft table {params.name} {params.scores:q} --out {output[0]:q} 2> {log:q}"
+            "cft table {params.name} {params.scores:q} --out {output.csv:q} 2> {log:q}"
 
 
 for name, shown in experiment.figures.items():
@@ -53,8 +53,12 @@ for name, shown in experiment.figures.items():
             code=f"src/cft/figures/{name}.py",
             style="src/cft/figures/style.mplstyle",
         output:
-            report(f"results/figures/{name}.pdf", caption=f"../report/{name}.rst", category="Figures"),
-            multiext(f"results/figures/{name}", ".png", ".csv"),
+            pdf=report(f"results/figures/{name}.pdf", caption=f"../report/{name}.rst", category="Figures"),
+            others=multiext(f"results/figures/{name}", ".png", ".csv"),
+        log:
+            f"results/logs/figures/{name}.log",
+        benchmark:
+            f"results/benchmarks/figures/{name}.tsv"
         params:
             name=name,
             sources=lambda wildcards, input: [
@@ -62,13 +66,9 @@ for name, shown in experiment.figures.items():
                 *(f"--draws={file}" for file in input.draws),
                 *([f"--model={Path(input.model).parent}"] if input.model else []),
             ],
-        log:
-            f"results/logs/figures/{name}.log",
-        benchmark:
-            f"results/benchmarks/figures/{name}.tsv"
         shell:
             "cft figure {params.name} {params.sources:q} --distributions {input.families:q} "
-            "--out {output[0]:q} 2> {log:q}"
+            "--out {output.pdf:q} 2> {log:q}"
 
 
 rule report:
@@ -86,14 +86,14 @@ rule report:
         code=["src/cft/report.py", "src/cft/report.html.j2"],
     output:
         report("results/report.html", caption="../report/report.rst", category="Report"),
+    log:
+        "results/logs/report.log",
+    benchmark:
+        "results/benchmarks/report.tsv"
     params:
         settings=settings(experiment),
         files=lambda wildcards, input: [
             f"--{kind}={file}" for kind in ("tables", "figures", "runs") for file in getattr(input, kind)
         ],
-    log:
-        "results/logs/report.log",
-    benchmark:
-        "results/benchmarks/report.tsv"
     shell:
         "cft report --settings {params.settings:q} --scores {input.scores:q} {params.files:q} --out {output:q} 2> {log:q}"

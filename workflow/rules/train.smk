@@ -7,14 +7,14 @@ rule model:
     output:
         "results/models/{model}/model.json",
         "results/models/{model}/run.json",
-    params:
-        settings=lambda wildcards: settings(experiment.models[wildcards.model].source_only()),
-        out=subpath(output[0], parent=True),
-    threads: experiment.threads
     log:
         "results/logs/model/{model}.log",
     benchmark:
         "results/benchmarks/model/{model}.tsv"
+    threads: experiment.threads
+    params:
+        settings=lambda wildcards: settings(experiment.models[wildcards.model].source_only()),
+        out=subpath(output[0], parent=True),
     shell:
         "cft model --settings {params.settings:q} --out {params.out:q} 2> {log:q}"
 
@@ -30,19 +30,19 @@ rule finetune:
         "results/adapters/{model}/{method}/seed{seed}/adapter_config.json",
         "results/adapters/{model}/{method}/seed{seed}/train_log.csv",
         "results/adapters/{model}/{method}/seed{seed}/run.json",
+    log:
+        "results/logs/finetune/{model}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/finetune/{model}/{method}/seed{seed}.tsv"
+    threads: experiment.threads
+    # How a job is run is a resource, as a change of it must not run the job again.
+    resources:
+        micro_batch=lambda wildcards: experiment.models[wildcards.model].micro_batch,
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
         model=subpath(input.model, parent=True),
         data=subpath(input.prompts, parent=True),
         out=subpath(output[0], parent=True),
-    threads: experiment.threads
-    # How a job is run is a resource, as a change of it must not run the job again.
-    resources:
-        micro_batch=lambda wildcards: experiment.models[wildcards.model].micro_batch,
-    log:
-        "results/logs/finetune/{model}/{method}/seed{seed}.log",
-    benchmark:
-        "results/benchmarks/finetune/{model}/{method}/seed{seed}.tsv"
     shell:
         "cft finetune --model {params.model:q} --data {params.data:q} --settings {params.settings:q} "
         "--seed {wildcards.seed} --micro-batch {resources.micro_batch} --threads {threads} --out {params.out:q} 2> {log:q}"

@@ -1,9 +1,7 @@
 """The benchmarks, one file each: prompts() to draw from, score() for tidy scores, summary() for `cft score`."""
 
-import importlib
 import json
 import math
-import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -11,16 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from cft import CftError
+from cft import CftError, parts
 from cft.provenance import read_table
 
 
 def load(name: str) -> ModuleType:
     """The module of one benchmark; raises CftError listing the known names."""
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if name not in known:
-        raise CftError(f"unknown benchmark {name!r}; known: {', '.join(known)}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return parts.load(__name__, name)
 
 
 def texts_by(keys: Iterable[Any], texts: Iterable[str]) -> dict[str, list[str]]:

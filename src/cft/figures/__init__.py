@@ -1,7 +1,7 @@
 """Figures: one module per figure. Scores, draws and laws in; a figure and the numbers it shows out.
 
-A module states NEEDS (the sources it reads), BENCHMARKS (whose scores, draws and laws) and
-`draw(sources) -> (Figure, DataFrame)`; the frame holds every number that the figure shows.
+A module has `draw(sources) -> (Figure, DataFrame)`; the frame holds every number that the figure shows. Which sources
+it is given, and of which benchmarks, is said in the configuration.
 Its caption is workflow/report/NAME.rst.
 """
 

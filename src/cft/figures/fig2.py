@@ -12,9 +12,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from cft.figures import Sources, method_styles, styled
 from cft.summary import SPLITS, in_order, structured, where
 
-NEEDS = ("scores",)
-BENCHMARKS = ("structured",)
-
 ROWS = {
     "w1_over_scale": "normalised W1\n(target's scale)",
     "pit_w1": "W1 on the\nprobability scale",

@@ -13,9 +13,6 @@ from cft.distributions import Registry
 from cft.figures import Sources, first_run, line, method_styles, styled
 from cft.summary import in_order, where
 
-NEEDS = ("draws",)
-BENCHMARKS = ("structured",)
-
 PANELS = 6
 # (split, discrete) of each panel, and familiar prompts that fill it when they were drawn.
 SLOTS = [

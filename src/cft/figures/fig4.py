@@ -13,9 +13,6 @@ from cft.figures import Sources, first_run, method_styles, styled
 from cft.stats import wilson
 from cft.summary import in_order, where
 
-NEEDS = ("draws",)
-BENCHMARKS = ("open_ended",)
-
 NOUNS = ("weekday", "city")
 TOP = 8
 LONGEST_LABEL = 16

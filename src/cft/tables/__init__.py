@@ -1,6 +1,6 @@
 """Tables: one module per table. Tidy scores in, a frame of numbers out, written as CSV, LaTeX and Markdown.
 
-A module states BENCHMARKS (whose scores it reads) and `make(scores) -> DataFrame`. In the frame a number and its 95%
+A module has `make(scores) -> DataFrame`; the configuration says of which benchmarks. In the frame a number and its 95%
 interval are three columns, NAME, NAME_low and NAME_high; readers of the LaTeX and Markdown files see one cell,
 `value [low, high]`. A column's name is its heading. The caption is workflow/report/NAME.rst.
 """

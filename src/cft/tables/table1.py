@@ -4,8 +4,6 @@ import pandas as pd
 
 from cft.summary import STRUCTURED, structured, where
 
-BENCHMARKS = ("structured",)
-
 
 def make(scores: pd.DataFrame) -> pd.DataFrame:
     """A row per model, method and split; a column, its interval and where there is one its floor per measure."""

@@ -1,0 +1,18 @@
+# Each target is one line; the logic is in the commands that it calls.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: setup demo smoke test lint locks clean
+setup:  ## make .venv from the lock files
+	containers/locks/install .venv
+demo: setup  ## the whole experiment on SmolLM2-135M-Instruct: results/report.html
+	snakemake --configfile config/demo.yaml
+smoke: setup  ## every rule on tiny random models
+	snakemake smoke
+test: setup  ## the test suite
+	pytest
+lint: setup  ## style, types, workflow
+	pre-commit run --all-files
+locks:  ## resolve the lock files again (needs uv)
+	containers/locks/compile
+clean:  ## remove outputs and the environment
+	rm -rf results/[!R]* .snakemake .venv

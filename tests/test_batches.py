@@ -1,0 +1,128 @@
+"""The losses against the authors' code, and the shared prompt against the naive full-sequence computation."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from cft import chat
+from cft.batches import FLOOR, Batches, batch_loss, law_loss
+from cft.config import ChatSettings, FinetuneMethod
+from cft.data import write_data
+from cft.models import load_model, load_tokenizer
+
+
+def test_golden_soft_losses(golden_rows):
+    for row in golden_rows("soft_loss"):
+        logits = torch.tensor(row["logits"], dtype=torch.float64)
+        sizes = [len(ids) for ids in row["next_ids"]]
+        entries = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        token = torch.tensor([i for ids in row["next_ids"] for i in ids])
+        law = torch.tensor([p for law in row["next_probs"] for p in law], dtype=torch.float64)
+        assert row["epsilon"] == FLOOR
+        for step, wanted in enumerate(row["step_losses"]):
+            weight = torch.zeros(len(sizes), dtype=torch.float64)
+            weight[step] = 1
+            assert float(law_loss(logits, entries, token, law, weight, row["tau"])) == pytest.approx(wanted, rel=1e-9)
+        mean = torch.full((len(sizes),), 1 / len(sizes), dtype=torch.float64)
+        assert float(law_loss(logits, entries, token, law, mean, row["tau"])) == pytest.approx(row["loss"], rel=1e-9)
+
+
+def test_golden_hard_losses(golden_rows):
+    for row in golden_rows("hard_loss"):
+        logits, labels = torch.tensor(row["logits"], dtype=torch.float64)[:, :-1], torch.tensor(row["labels"])[:, 1:]
+        rows, label = logits[labels != -100], labels[labels != -100]
+        count = len(label)
+        law, weight = torch.ones(count, dtype=torch.float64), torch.full((count,), 1 / count, dtype=torch.float64)
+        assert float(law_loss(rows, torch.arange(count), label, law, weight)) == pytest.approx(row["loss"], rel=1e-6)
+
+
+SETTINGS = {
+    "kind": "finetune",
+    "decimals": 2,
+    "max_bins": 101,
+    "epochs": 1,
+    "draws": 4,
+    "batch_size": 12,
+    "max_steps": 2,
+}
+SOFT = FinetuneMethod.model_validate(SETTINGS | {"labels": "law", "average": "value", "temperature": 0.8})
+HARD = FinetuneMethod.model_validate(SETTINGS | {"labels": "draw", "average": "token", "draws_per_prompt": 4})
+
+
+@pytest.fixture(scope="module", params=[SOFT, HARD], ids=["soft", "hard"])
+def run(request, families, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(families, request.param, 7, folder)
+    return request.param, folder
+
+
+def naive_loss(model, tokenizer, data, method, step):
+    """Every value with its own copy of the prompt, all logits computed, the loss written out token by token."""
+    terms = []
+    for prompt_id, value in data.steps[step]:
+        prompt = chat.prompt_tokens(tokenizer, data.prompts.at[prompt_id, "prompt"], ChatSettings())
+        tokens, laws = data._labels(prompt_id, value)
+        logits = model(torch.tensor([[*prompt, *tokens.tolist()]])).logits[0]
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+        losses = []
+        for position, (ids, law) in enumerate(laws):
+            log_model = (logits[len(prompt) - 1 + position] / method.temperature).log_softmax(-1)[ids]
+            q = torch.tensor(np.maximum(law, FLOOR)).to(logits.dtype)
+            q = q / q.sum()
+            losses.append((q * (q.log() - log_model)).sum())
+        terms.append(torch.stack(losses))
+    if method.average == "value":
+        return torch.stack([term.mean() for term in terms]).mean()
+    return torch.cat(terms).mean()
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "tolerance"),
+    [("llama", "float64", 1e-6), ("qwen3", "float64", 1e-6), ("gemma3", "float64", 1e-6), ("gpt_oss", "float32", 1e-5)],
+)
+@pytest.mark.parametrize("micro", [5, 12])
+def test_shared_prompt_equals_naive(tiny, run, architecture, dtype, tolerance, micro):
+    method, folder = run
+    model, tokenizer = load_model(tiny(architecture, dtype)), load_tokenizer(tiny(architecture, dtype))
+    lora = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)
+    model = get_peft_model(model, lora, autocast_adapter_dtype=False)
+    data = Batches(folder, tokenizer, ChatSettings(), method, micro)
+    micros = data[1]
+    assert len(micros) == -(-12 // micro)
+    shared = torch.stack([batch_loss(model, part, method.temperature) for part in micros]).sum()
+    shared_gradient = gradients(model, shared)
+    naive = naive_loss(model, tokenizer, data, method, 1)
+    naive_gradient = gradients(model, naive)
+    assert shared.item() == pytest.approx(naive.item(), rel=tolerance)
+    assert float((shared_gradient - naive_gradient).norm() / naive_gradient.norm()) < tolerance
+
+
+def test_only_labelled_rows_of_the_logits_are_computed(tiny, run, monkeypatch):
+    method, folder = run
+    model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))
+    data = Batches(folder, tokenizer, ChatSettings(), method, 12)
+    computed = []
+    handle = model.get_output_embeddings().register_forward_hook(
+        lambda m, i, output: computed.append(output[0].shape[:-1].numel())
+    )
+    batch_loss(model, data[0][0])
+    handle.remove()
+    labels = sum(len(data._labels(*example)[0]) for example in data.steps[0])
+    prompts = len({prompt_id for prompt_id, _ in data.steps[0]})
+    assert sum(computed) <= labels + prompts  # the first token's row is computed once per prompt, not per value
+
+
+def test_a_value_that_merges_with_the_prompt_is_refused(tiny, run):
+    method, folder = run
+    tokenizer = load_tokenizer(tiny("llama"))
+    tokenizer.add_tokens(["\n-", *(f"\n{digit}" for digit in range(10))])
+    with pytest.raises(Exception, match="merges the value"):
+        Batches(folder, tokenizer, ChatSettings(), method, 12)

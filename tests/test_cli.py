@@ -1,0 +1,133 @@
+"""The command line as a person meets it: output, errors in one line, exit codes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+CFT = Path(sys.executable).with_name("cft")
+
+
+def cft(*arguments, **options):
+    return subprocess.run([CFT, *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+def fails(*arguments, **options):
+    """The one line that a failing command prints."""
+    result = cft(*arguments, **options)
+    assert result.returncode == 1, result
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("cft: "), result.stderr
+    return lines[0]
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ["torch", "pandas", "scipy", "matplotlib", "pydantic"]
+    code = f"import sys, cft.cli; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    start = time.monotonic()
+    assert "finetune" in cft("--help").stdout
+    assert time.monotonic() - start < 5  # the promise is half a second; this only catches a heavy import
+
+
+def test_prompts(golden_rows):
+    rows = [json.loads(line) for line in cft("prompts").stdout.splitlines()]
+    assert len(rows) == 1988 + 591 + 92
+    wanted = {row["prompt"]: row for row in golden_rows("prompts")}
+    for row in rows:
+        assert {key: row[key] for key in ("split", "family", "parameters")} == {
+            key: wanted[row["prompt"]][key] for key in ("split", "family", "parameters")
+        }
+    chosen = cft("prompts", "--split", "unseen_families", "--selected").stdout.splitlines()
+    assert len(chosen) == 18 and all(wanted[json.loads(line)["prompt"]]["selected"] for line in chosen)
+    assert "unknown split 'test'" in fails("prompts", "--split", "test")
+
+
+def test_target():
+    lines = cft("target", "bernoulli", "p=0.25").stdout.splitlines()
+    assert lines[0] == "value,probability"
+    assert {v: float(p) for v, p in (line.split(",") for line in lines[1:])} == pytest.approx({"0": 0.75, "1": 0.25})
+    lines = cft("target", "gaussian", "mu=0", "sigma=1", "--decimals", 1, "--max-bins", 31).stdout.splitlines()
+    assert len(lines) == 32 and lines[1].startswith("-3.0,")
+    assert "unknown family 'normal'; known: uniform" in fails("target", "normal", "mu=0")
+    assert "must have sigma > 0" in fails("target", "gaussian", "mu=0", "sigma=-1")
+    assert "must have p <= 1" in fails("target", "bernoulli", "p=1.5")
+    assert "name=value" in fails("target", "bernoulli", "p")
+
+
+def test_score_a_file_from_elsewhere(tmp_path, golden_rows):
+    for row in golden_rows("structured_scores"):
+        lines = [{"family": row["family"], "parameters": row["parameters"], "text": text} for text in row["texts"]]
+        (tmp_path / "draws.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        found = json.loads(cft("score", "structured", tmp_path / "draws.jsonl").stdout)
+        for key in ("valid_rate", "support_violation_rate", "mean_error", "variance_error"):
+            wanted = None if row[key] != row[key] else pytest.approx(row[key], rel=1e-9)
+            assert found[key] == wanted
+        assert found["w1_valid_only"] == pytest.approx(row["w1"], rel=1e-9)
+
+
+def test_bad_draws(tmp_path):
+    draws = tmp_path / "draws.jsonl"
+    assert "no such file" in fails("score", "structured", draws)
+    draws.write_text("")
+    assert "holds no draws" in fails("score", "structured", draws)
+    draws.write_bytes(b'{"prompt_id": "bernoulli(p=0.5)", "text": "\xff"}\n')
+    assert "not UTF-8" in fails("score", "structured", draws)
+    draws.write_text('{"prompt_id": "bernoulli(p=0.5)", "text": "1"}\n{"prompt')
+    assert "line 2 is not valid JSON" in fails("score", "structured", draws)
+    draws.write_text('{"prompt_id": "coin(p=0.5)", "text": "1"}\n')
+    assert "unknown family 'coin'" in fails("score", "structured", draws)
+    assert "unknown benchmark 'structred'; known: mcq, open_ended, structured" in fails("score", "structred", draws)
+    pd.DataFrame({"prompt_id": ["bernoulli(p=0.5)"], "text": ["1"]}).to_parquet(tmp_path / "draws.parquet")
+    content = (tmp_path / "draws.parquet").read_bytes()
+    (tmp_path / "draws.parquet").write_bytes(content[:-10])
+    assert "not a readable parquet file" in fails("score", "structured", tmp_path / "draws.parquet")
+
+
+def test_bad_settings(tmp_path):
+    assert "unknown key sead" in fails(
+        "data", "--settings", '{"kind": "finetune", "sead": 1}', "--seed", 1, "--out", tmp_path
+    )
+    assert "tiny" in fails("model", "--settings", '{"source": "tinny"}', "--out", tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "c.yaml").write_text("titel: x\n")
+    assert "unknown key titel" in fails("check", tmp_path / "c.yaml")
+    assert cft("data", "--seed", 1).returncode == 2  # a missing option is a usage error
+
+
+def test_a_missing_model_folder_is_named(tmp_path):
+    prompts = tmp_path / "p.parquet"
+    pd.DataFrame({"prompt_id": ["city"], "prompt": ["x"]}).to_parquet(prompts)
+    line = fails("sample", "open_ended", "--settings", '{"draws": 1, "max_new_tokens": 1}', "--prompts", prompts,
+                 "--model", tmp_path / "none", "--seed", 1, "--out", tmp_path / "o.parquet")  # fmt: skip
+    assert "is not a prepared model" in line
+    assert not (tmp_path / "o.parquet").exists()
+
+
+SOFT = '{"kind": "finetune", "labels": "law", "average": "value", "max_bins": 1001, "epochs": 1, "draws": 1}'
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB; skips where it may not be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_leaves_nothing(small_disk):
+    line = fails("data", "--settings", SOFT, "--seed", 1, "--out", small_disk / "data")
+    assert "the disk is full" in line and "free some space and run again" in line
+    assert not list((small_disk / "data").iterdir())
+
+
+def test_traceback_only_when_asked(tmp_path):
+    assert "Traceback" in cft("--debug", "target", "normal", "mu=0").stderr

@@ -1,0 +1,93 @@
+"""Configuration files: the shipped ones are valid, and every mistake is named."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cft import CftError
+from cft.config import Experiment, FinetuneMethod, check, load, schema, setting
+
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+
+
+@pytest.mark.parametrize("name", ["paper", "demo", "smoke"])
+def test_shipped_configurations(name):
+    assert load(CONFIG / f"{name}.yaml").title
+
+
+def test_the_paper_is_the_paper():
+    paper = load(CONFIG / "paper.yaml")
+    assert len(paper.models) == 12
+    soft, hard = paper.methods["soft"], paper.methods["hard"]
+    assert isinstance(soft, FinetuneMethod) and isinstance(hard, FinetuneMethod)
+    assert (soft.labels, soft.average, soft.max_bins, soft.epochs, soft.draws) == ("law", "value", 1001, 3, 1)
+    assert (hard.labels, hard.average, hard.max_bins, hard.epochs, hard.draws) == ("draw", "token", 16384, 2, 16)
+    for method in (soft, hard):
+        assert (method.decimals, method.batch_size, method.learning_rate, method.weight_decay) == (5, 32, 2e-4, 0.01)
+        assert (method.draws_per_prompt, method.temperature, method.warmup, method.max_steps) == (1, 1.0, 0.03, None)
+        assert (method.lora.rank, method.lora.alpha, method.lora.dropout) == (16, 32, 0.05)
+        assert method.lora.targets == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert [len(paper.seeds_of(m)) for m in ("qwen3-4b", "qwen3-8b", "gemma-3-27b")] == [5, 3, 3]
+    draws = {name: s.draws for name, s in paper.benchmarks.chosen().items()}
+    assert draws == {"structured": 1000, "open_ended": 100, "mcq": 1000}
+
+
+def smoke(**changes):
+    return yaml.safe_load((CONFIG / "smoke.yaml").read_text()) | changes
+
+
+MODEL = {"m": {"source": "tiny", "architecture": "llama"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sedes": [1]}, "unknown key sedes; config/README.md lists the keys"),
+        (
+            {"models": {"m": {"source": "tiny", "architecture": "lama"}}},
+            r"models\.m\.architecture: Input should be 'llama'",
+        ),
+        ({"models": {"m": {"source": "hub"}}}, r"models\.m: source 'hub' needs the key 'repo'"),
+        ({"models": {"a/b": MODEL["m"]}}, "models"),
+        ({"methods": {"x": {"kind": "finetune", "labels": "law"}}}, r"methods\.x\.finetune\.average: Field required"),
+        ({"methods": {"x": {"kind": "tune"}}}, r"methods\.x: Input tag 'tune'"),
+        ({"seeds": []}, "seeds: List should have at least 1 item"),
+        (
+            {"benchmarks": {"structured": {"draws": 0, "max_new_tokens": 4}}},
+            r"draws: Input should be greater than or equal",
+        ),
+        (
+            {"benchmarks": {"mcq": {"draws": 1, "max_new_tokens": 4}}},
+            "table1 shows structured, which benchmarks does not run",
+        ),
+    ],
+)
+def test_mistakes_are_named(changes, says):
+    with pytest.raises(CftError, match=says):
+        check(Experiment, smoke(**changes), "config")
+
+
+def test_draws_must_fill_groups():
+    with pytest.raises(CftError, match=r"draws \(3\) must be a multiple of draws_per_prompt"):
+        setting(FinetuneMethod, '{"kind": "finetune", "labels": "law", "average": "value", "max_bins": 9, "epochs": 1,'
+                                ' "draws": 3, "draws_per_prompt": 2}')  # fmt: skip
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(CftError, match=r"missing\.yaml: no such file"):
+        load(tmp_path / "missing.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1,")
+    with pytest.raises(CftError, match=r"bad\.yaml: not valid YAML"):
+        load(tmp_path / "bad.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CftError, match=r"bytes\.yaml: not valid YAML"):
+        load(tmp_path / "bytes.yaml")
+    with pytest.raises(CftError, match="not valid JSON"):
+        setting(FinetuneMethod, "{oops")
+
+
+def test_every_key_is_in_the_documentation():
+    text = (CONFIG / "README.md").read_text()
+    keys = {key for part in (schema(), *schema()["$defs"].values()) for key in part.get("properties", {})}
+    assert not {key for key in keys if f"`{key}`" not in text}

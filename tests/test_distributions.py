@@ -1,0 +1,112 @@
+"""Families, grids, splits and prompt texts against the authors' code, and the refusal of bad parameters."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cft import CftError
+from cft.distributions import SPLITS, Registry, evaluate
+
+
+def test_every_prompt_of_the_paper(families, golden_rows):
+    rows = golden_rows("prompts")
+    wanted = {(r["split"], r["family"], json.dumps(r["parameters"]), r["prompt"], r["selected"]) for r in rows}
+    found = {(p.split, p.family, json.dumps(p.parameters), p.text, p.selected) for p in families.prompts}
+    assert found == wanted
+    off_grid = {r["prompt"] for r in rows if r.get("only_selected")}
+    assert {p.text for p in families.prompts if not p.on_grid} == off_grid
+
+
+def test_sizes_of_splits(families):
+    assert [len(families.select(split)) for split in SPLITS] == [1988, 591, 92]
+    assert [len(families.select(split, selected=True)) for split in SPLITS] == [0, 24, 18]
+    assert len({p.prompt_id for p in families.prompts}) == len(families.prompts)
+
+
+def test_families_match_the_released_table(families, golden):
+    table = json.loads((golden / "families.json").read_text())
+    assert set(families.families) == set(table["families"])
+    for name, row in table["families"].items():
+        family = families[name]
+        assert (family.display_name, family.row["kind"], family.row["tier"], family.parameter_names) == (
+            row["display_name"], row["kind"], row["tier"], row["prompt_parameters"])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "parameters", "mean", "variance"),
+    [
+        ("gaussian", {"mu": 1.0, "sigma": 2.0}, 1, 4),
+        ("exponential", {"lambda": 4.0}, 1 / 4, 1 / 16),
+        ("gamma", {"alpha": 3.0, "beta": 2.0}, 3 / 2, 3 / 4),
+        ("lognormal", {"mu": 0.5, "sigma": 0.4}, np.exp(0.5 + 0.08), (np.exp(0.16) - 1) * np.exp(1 + 0.16)),
+        ("triangular", {"a": 0.0, "c": 1.0, "b": 2.0}, 1, 4 * 1 / 24),
+        ("inverse_gaussian", {"mu": 3.0, "lambda": 5.0}, 3, 27 / 5),
+        ("geometric", {"p": 0.25}, 4, 0.75 / 0.0625),
+        ("negative_binomial", {"r": 5.0, "p": 0.5}, 5, 10),
+        ("hypergeometric", {"M": 50.0, "K": 20.0, "N": 10.0}, 4, 10 * 0.4 * 0.6 * 40 / 49),
+        ("skellam", {"mu1": 7.0, "mu2": 3.0}, 4, 10),
+        ("pareto", {"alpha": 3.0, "xm": 2.0}, 3, 3),
+        ("lomax", {"alpha": 3.0, "lambda": 2.0}, 1, 3),
+        ("uniform", {"a": -1.0, "b": 3.0}, 1, 16 / 12),
+        ("laplace", {"mu": 2.0, "b": 3.0}, 2, 18),
+        ("gumbel", {"mu": 0.0, "beta": 2.0}, 2 * np.euler_gamma, np.pi**2 / 6 * 4),
+        ("beta_binomial", {"n": 10.0, "alpha": 2.0, "beta": 3.0}, 4, 10 * 6 * 15 / (25 * 6)),
+    ],
+)
+def test_moments_by_closed_form(families, family, parameters, mean, variance):
+    frozen = families[family].frozen(parameters)
+    assert (frozen.mean(), frozen.var()) == pytest.approx((mean, variance))
+
+
+def test_truncated_normal_is_the_conditional_normal(families):
+    frozen = families["truncnorm"].frozen({"mu": 1.0, "sigma": 1.5, "lower": -1.0, "upper": 2.0})
+    normal = stats.norm(1, 1.5)
+    assert frozen.cdf(0.3) == pytest.approx((normal.cdf(0.3) - normal.cdf(-1)) / (normal.cdf(2) - normal.cdf(-1)))
+
+
+@pytest.mark.parametrize(
+    ("family", "parameters", "says"),
+    [
+        ("gaussian", {"mu": 0.0, "sigma": 0.0}, "sigma > 0"),
+        ("gaussian", {"mu": 0.0, "sigma": -1.0}, "sigma > 0"),
+        ("bernoulli", {"p": 1.2}, "p <= 1"),
+        ("weibull", {"k": 1.0, "lambda": 0.0}, "must have lambda > 0"),
+        ("binomial", {"n": 2.5, "p": 0.5}, r"n == round\(n\)"),
+        ("triangular", {"a": 0.0, "c": 5.0, "b": 2.0}, "c <= b"),
+        ("gaussian", {"mu": float("nan"), "sigma": 1.0}, "mu=nan is not a finite number"),
+        ("gaussian", {"mu": 0.0}, "missing sigma"),
+        ("gaussian", {"mu": 0.0, "sigma": 1.0, "nu": 1.0}, "unknown nu"),
+        ("normal", {}, "unknown family 'normal'; known: uniform, gaussian"),
+    ],
+)
+def test_bad_parameters_are_named(families, family, parameters, says):
+    with pytest.raises(CftError, match=says):
+        families[family].frozen(parameters)
+
+
+def test_prompt_identifiers_can_be_read_back(families):
+    for prompt in families.prompts[::37]:
+        family, parameters = families.parse(prompt.prompt_id)
+        assert (family.name, parameters) == (prompt.family, prompt.parameters)
+    with pytest.raises(CftError, match="not of the form"):
+        families.parse("gaussian(mu)")
+
+
+def test_formulas_are_arithmetic_only():
+    assert evaluate("min(round(lambda_ * 2.6), 4)", {"lambda": 1.0}) == 3
+    for formula in ("__import__('os')", "a.real", "[a][0]", "(lambda: 1)()"):
+        with pytest.raises(CftError, match=r"not allowed|is not defined"):
+            evaluate(formula, {"a": 1.0})
+
+
+def test_a_new_family_is_one_row():
+    row = {
+        "display_name": "Half Normal", "kind": "continuous", "prompt": ["scale"], "scipy": "halfnorm(scale=scale)",
+        "requires": ["scale > 0"], "grid": ["scale"],
+        "train": {"max_specs": 3, "scale": {"range": [1, 8], "points": 4, "spacing": "log"}},
+    }  # fmt: skip
+    table = Registry({"quantiles": [0.001, 0.999], "families": {"half": row}})
+    assert [p.parameters["scale"] for p in table.select("train")] == pytest.approx([1, 2, 8])
+    assert table.prompts[0].text.startswith("Generate exactly ONE random number from a Half Normal distribution with ")

@@ -1,0 +1,121 @@
+"""The exact law against enumeration with one forward pass per value."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cft import CftError, chat
+from cft.batches import FLOOR
+from cft.config import ChatSettings, OpenEndedBenchmark, StructuredBenchmark
+from cft.law import trie_law, write_law
+from cft.models import load_model, load_tokenizer
+from cft.prefix import Prefixes
+from cft.target import make_target
+from cft.trie import build_trie
+
+ARCHITECTURES = ["llama", "qwen3", "gemma3", "gpt_oss"]
+
+
+def brute_force(model, tokenizer, prompt, target, trie):
+    """log-probability of every value and the expected soft loss, value by value without any sharing."""
+    log_probability, soft = [], 0.0
+    for index, (value, mass) in enumerate(zip(target.values, target.probabilities, strict=True)):
+        tokens = [*tokenizer(value, add_special_tokens=False).input_ids, trie.terminator]
+        logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+        log_model = logits.double().log_softmax(-1)
+        log_probability.append(float(log_model[range(len(tokens)), tokens].sum()))
+        for position, (ids, law) in enumerate(trie.laws_along(int(trie.row[index]))):
+            q = np.maximum(law, FLOOR) / np.maximum(law, FLOOR).sum()
+            soft += mass / len(tokens) * float((q * (np.log(q) - log_model[position, ids].numpy())).sum())
+    return np.array(log_probability), soft
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("family", "parameters", "rows"), [("gaussian", {"mu": 0.0, "sigma": 0.4}, 7), ("poisson", {"lambda": 9.0}, 64)]
+)
+def test_trie_law_by_brute_force(tiny, families, architecture, family, parameters, rows):
+    model, tokenizer = load_model(tiny(architecture)), load_tokenizer(tiny(architecture))
+    prompt = chat.prompt_tokens(tokenizer, "give a number", ChatSettings())
+    target = make_target(families, family, parameters, 2, 101)
+    trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, tokenizer.eos_token_id)
+    with torch.inference_mode():
+        law = trie_law(Prefixes.of(model, [prompt]), trie, rows)
+        wanted, soft = brute_force(model, tokenizer, prompt, target, trie)
+    np.testing.assert_allclose(law.log_probability, wanted, atol=2e-4)
+    p = target.probabilities
+    assert law.trie_kl == pytest.approx(soft, abs=1e-4)
+    assert law.sequence_kl == pytest.approx(float((p * (np.log(p) - wanted)).sum()), abs=1e-4)
+    inside = np.exp(wanted) / np.exp(wanted).sum()
+    assert law.support_nll == pytest.approx(-np.log(np.exp(wanted).sum()), abs=1e-4)
+    assert law.kl_within_support == pytest.approx(float((p * np.log(p / inside)).sum()), abs=1e-4)
+    prefixes = sum(int((level.token != trie.terminator).sum()) for level in trie.levels())
+    assert law.forward_tokens == prefixes  # each prefix once
+
+
+def test_a_model_that_is_the_target_scores_zero(families):
+    """Logits that are the trie's own laws: nothing but the definition is left, and every distance is zero."""
+    target = make_target(families, "gaussian", {"mu": 1.0, "sigma": 2.0}, 1, 101)
+    alphabet = {c: i + 1 for i, c in enumerate("0123456789.-")}
+    flat = np.array([alphabet[c] for value in target.values for c in value])
+    trie = build_trie((flat, np.array([len(v) for v in target.values])), target.probabilities, 0)
+
+    class Exact:
+        """Stands in for Prefixes: knows each row's tokens, and answers with the law after them."""
+
+        mask = torch.zeros(1)
+
+        def __init__(self, rows):
+            self.rows = rows
+
+        @property
+        def logits(self):
+            found = torch.full((len(self.rows), 13), -torch.inf, dtype=torch.float64)
+            for row, prefix in enumerate(self.rows):
+                tokens, law = trie.law(prefix)
+                found[row, torch.from_numpy(tokens)] = torch.from_numpy(np.log(law))
+            return found
+
+        def select(self, rows):
+            return Exact([self.rows[row] for row in rows])
+
+        def advance(self, tokens):
+            self.rows = [[*prefix, int(token)] for prefix, token in zip(self.rows, tokens, strict=True)]
+
+    law = trie_law(Exact([[]]), trie, 16)  # type: ignore[arg-type]
+    np.testing.assert_allclose(np.exp(law.log_probability), target.probabilities, rtol=1e-9)
+    assert (law.trie_kl, law.sequence_kl, law.support_nll) == pytest.approx((0, 0, 0), abs=1e-7)
+
+
+def test_files_of_laws(tiny, families, tmp_path):
+    prompts = pd.DataFrame({"prompt_id": ["bernoulli(p=0.5)", "gaussian(mu=3.5,sigma=3.0)"], "prompt": ["a", "b"]})
+    settings = StructuredBenchmark(draws=1, max_new_tokens=8, decimals=1, max_bins=51)
+    write_law(settings, prompts, families, tiny("llama"), None, {"model": "m"}, 4096, tmp_path / "law.parquet")
+    frame = pd.read_parquet(tmp_path / "law.parquet")
+    assert frame["prompt_id"].tolist() == prompts["prompt_id"].tolist()
+    assert list(frame["values"][0]) == ["0", "1"]
+    np.testing.assert_allclose([row.sum() for row in frame["law"]], frame["support_probability"], rtol=1e-9)
+    np.testing.assert_allclose(frame["sequence_kl"], frame["support_nll"] + frame["kl_within_support"])
+    assert (tmp_path / "law.run.json").is_file()
+
+
+def test_first_token_law_of_open_prompts(tiny, families, tmp_path):
+    prompts = pd.DataFrame({"prompt_id": ["city"], "prompt": ["Name a random city."]})
+    settings = OpenEndedBenchmark(draws=1, max_new_tokens=8)
+    write_law(settings, prompts, families, tiny("llama"), None, {}, 4096, tmp_path / "law.parquet")
+    row = pd.read_parquet(tmp_path / "law.parquet").iloc[0]
+    model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))
+    prompt = chat.prompt_tokens(tokenizer, "Name a random city.", ChatSettings())
+    with torch.inference_mode():
+        law = model(torch.tensor([prompt])).logits[0, -1].softmax(-1).numpy()
+    assert row["support_size_0.9"] == int((np.cumsum(np.sort(law)[::-1]) < 0.9).sum()) + 1
+    assert row["top_probabilities"][0] == pytest.approx(law.max(), rel=1e-5)
+
+
+def test_an_unknown_prompt_is_named(tiny, families, tmp_path):
+    prompts = pd.DataFrame({"prompt_id": ["nope(x=1)"], "prompt": ["a"]})
+    settings = StructuredBenchmark(draws=1, max_new_tokens=8)
+    with pytest.raises(CftError, match="unknown family 'nope'"):
+        write_law(settings, prompts, families, tiny("llama"), None, {}, 4096, tmp_path / "law.parquet")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,140 @@
+"""The workflow's plan: what is run for what, what a change runs again, and how mistakes are told."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def snakemake(*arguments, cwd):
+    return subprocess.run(["snakemake", *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def plan(*arguments, cwd):
+    """Rule → number of jobs of a dry run."""
+    result = snakemake("--dry-run", *arguments, cwd=cwd)
+    assert result.returncode == 0, result.stdout + result.stderr
+    table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", result.stdout, re.M | re.S)
+    return Counter({k: int(v) for k, v in re.findall(r"^(\S+) +(\d+)$", table[1], re.M)}) if table else Counter()
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of what the workflow reads, without results."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("Snakefile", "workflow", "config", "src", "profiles"):
+        source = ROOT / name
+        if source.is_symlink():
+            (folder / name).symlink_to(os.readlink(source))
+        elif source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def test_the_default_is_the_demo(checkout):
+    jobs = plan(cwd=checkout)
+    assert jobs == plan("--configfile", "config/demo.yaml", cwd=checkout)
+    assert (jobs["finetune"], jobs["sample"], jobs["law"], jobs["score"]) == (2, 9, 6, 9)
+
+
+def test_the_whole_paper(checkout):
+    start = time.monotonic()
+    jobs = plan("--configfile", "config/paper.yaml", cwd=checkout)
+    runs = 7 * 5 + 5 * 3  # five seeds up to 4B parameters, three above
+    assert (jobs["model"], jobs["data"], jobs["finetune"]) == (12, 10, 2 * runs)
+    assert (jobs["sample"], jobs["score"]) == (9 * runs, 9 * runs)
+    assert jobs["law"] == 2 * (2 * runs + 12)  # the base model's law is the same for every seed
+    assert time.monotonic() - start < 60  # the promise is ten seconds on a quiet machine
+
+
+def test_one_artefact_needs_only_what_it_shows(checkout):
+    result = snakemake("--dry-run", "results/figures/fig2.pdf", cwd=checkout)
+    assert "results/samples/structured" in result.stdout
+    assert not re.search(r"mcq|open_ended|fig1|fig3", result.stdout)
+    fig1 = plan("results/figures/fig1.pdf", cwd=checkout)
+    assert fig1 == {"model": 1, "fig1": 1}
+    adapter = plan("results/adapters/smollm2/soft/seed11/adapter_model.safetensors", cwd=checkout)
+    assert adapter == {"model": 1, "data": 1, "finetune": 1}
+
+
+def test_smoke_runs_every_rule(checkout):
+    jobs = plan("smoke", cwd=checkout)
+    rules = {name for name in plan(cwd=checkout) if name != "all"}
+    assert {f"smoke_{name}" for name in rules} <= set(jobs)
+    assert not rules & set(jobs)
+
+
+@pytest.fixture(scope="module")
+def finished(checkout):
+    """The checkout as after a run: every output is there (empty), and Snakemake knows of it."""
+    listed = snakemake("--dry-run", "smoke", cwd=checkout).stdout
+    for line in re.findall(r"^    output: (.*)$", listed, re.M):
+        for name in line.split(", "):
+            path = checkout / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    touched = snakemake("--touch", "smoke", cwd=checkout)
+    assert touched.returncode == 0, touched.stderr
+    assert not plan("smoke", cwd=checkout)
+    return checkout
+
+
+@pytest.mark.parametrize(
+    ("edited", "again"),
+    [
+        ("src/cft/figures/fig2.py", {"smoke_fig2", "smoke_report", "smoke"}),
+        ("src/cft/tables/table2.py", {"smoke_table2", "smoke_report", "smoke"}),
+        ("src/cft/train.py", set()),
+        ("src/cft/benchmarks/mcq.py", {"smoke_score", "smoke_scores", "smoke_table2", "smoke_report", "smoke"}),
+    ],
+)
+def test_an_edit_runs_again_what_depends_on_it(finished, edited, again):
+    path = finished / edited
+    before = path.stat()
+    os.utime(path)
+    try:
+        assert set(plan("smoke", cwd=finished)) == again
+    finally:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_new_seed_or_memory_setting_runs_only_what_is_new(finished):
+    config = finished / "config" / "smoke.yaml"
+    text = config.read_text()
+    try:
+        config.write_text(
+            text.replace("micro_batch: 8", "micro_batch: 4").replace("cache_tokens: 8192", "cache_tokens: 99")
+        )
+        assert not plan("smoke", cwd=finished)
+        config.write_text(text.replace("seeds: [1, 2]", "seeds: [1, 2, 3]"))
+        jobs = plan("smoke", cwd=finished)
+        assert (jobs["smoke_finetune"], jobs["smoke_sample"], jobs["smoke_data"]) == (2, 9, 2)
+    finally:
+        config.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("architecture: llama", "architecture: lama", "models.tiny-llama.architecture: Input should be 'llama'"),
+        ("seeds: [1, 2]", "sedes: [1, 2]", "unknown key sedes"),
+    ],
+)
+def test_a_mistake_in_a_configuration_is_one_clear_message(checkout, old, new, says):
+    config = checkout / "config" / "mistake.yaml"
+    config.write_text((checkout / "config" / "smoke.yaml").read_text().replace(old, new))
+    result = snakemake("--dry-run", "--configfile", "config/mistake.yaml", cwd=checkout)
+    assert result.returncode == 1
+    assert says in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
