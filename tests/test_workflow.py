@@ -109,19 +109,46 @@ def test_an_edit_runs_again_what_depends_on_it(finished, edited, again):
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_a_new_seed_or_memory_setting_runs_only_what_is_new(finished):
-    config = finished / "config" / "smoke.yaml"
-    text = config.read_text()
+def edit(folder, *pairs):
+    """Replace texts in the smoke configuration; returns what it was."""
+    config = folder / "config" / "smoke.yaml"
+    before = changed = config.read_text()
+    for old, new in pairs:
+        assert old in changed
+        changed = changed.replace(old, new)
+    config.write_text(changed)
+    return before
+
+
+def test_a_new_seed_runs_only_what_is_new(finished):
+    before = edit(finished, ("seeds: [1, 2]", "seeds: [1, 2, 3]"))
+    scores = finished / "results" / "smoke" / "scores.parquet"
+    scores.unlink()  # these empty files carry no record of their inputs, by which a real run would notice the new seed
     try:
-        config.write_text(
-            text.replace("micro_batch: 8", "micro_batch: 4").replace("cache_tokens: 8192", "cache_tokens: 99")
-        )
-        assert not plan("smoke", cwd=finished)
-        config.write_text(text.replace("seeds: [1, 2]", "seeds: [1, 2, 3]"))
         jobs = plan("smoke", cwd=finished)
         assert (jobs["smoke_finetune"], jobs["smoke_sample"], jobs["smoke_data"]) == (2, 9, 2)
+        assert not {"smoke_model", "smoke_prompts"} & set(jobs)
     finally:
-        config.write_text(text)
+        (finished / "config" / "smoke.yaml").write_text(before)
+
+
+def test_settings_of_memory_do_not_train_again_but_those_of_the_method_do(checkout):
+    """On an adapter that was really trained, so that Snakemake has its record."""
+    target = "results/smoke/adapters/tiny-llama/soft/seed1/adapter_model.safetensors"
+    shutil.rmtree(checkout / "results", ignore_errors=True)
+    made = snakemake(target, cwd=checkout)
+    assert made.returncode == 0, made.stderr
+    assert (checkout / target).with_name("run.json").stat().st_size > 100
+    for pairs, again in [
+        ([("micro_batch: 8", "micro_batch: 4"), ("cache_tokens: 8192", "cache_tokens: 99")], set()),
+        ([("learning_rate: 1.0e-3", "learning_rate: 2.0e-3")], {"smoke_data", "smoke_finetune"}),
+        ([("architecture: llama", "architecture: qwen3")], {"smoke_model", "smoke_finetune"}),
+    ]:
+        before = edit(checkout, *pairs)
+        try:
+            assert set(plan(target, cwd=checkout)) == again
+        finally:
+            (checkout / "config" / "smoke.yaml").write_text(before)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ class Batches(torch.utils.data.Dataset):
             chat.check_boundary(tokenizer, self.prompts.at[prompt_id, "prompt"], value, self.chat)
         self._prompt_tokens = lru_cache(maxsize=None)(self._tokenize_prompt)
         self._trie = lru_cache(maxsize=None)(self._build_trie)
+        self._labels = lru_cache(maxsize=8192)(self._label)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -83,7 +84,7 @@ class Batches(torch.utils.data.Dataset):
         cut = range(0, len(values), self.micro)
         return [self._micro(values[i : i + cut.step], weights[i : i + cut.step]) for i in cut]
 
-    def _labels(self, prompt_id: str, value: str) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    def _label(self, prompt_id: str, value: str) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
         """A value's tokens, terminator included, and the law that labels each of them."""
         if self.method.labels == "law":
             trie, row_of = self._trie(prompt_id)

@@ -22,7 +22,7 @@ from cft.config import SamplingSettings
 from cft.models import load_for_evaluation, load_tokenizer, settings_of
 from cft.prefix import Prefixes
 from cft.progress import Progress
-from cft.provenance import write_table
+from cft.provenance import replacing, write_table
 from cft.streams import stream
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,8 @@ class Journal:
             for row in [json.loads(line) for line in lines[1:] if line.endswith("\n")]:
                 self.done[row["prompt_id"], row["draw"]] = row
             log.info("continuing after %d draws", len(self.done))
-        self.path.write_text(first + "".join(json.dumps(row) + "\n" for row in self.done.values()), encoding="utf-8")
+        with replacing(self.path) as temporary:
+            temporary.write_text(first + "".join(json.dumps(row) + "\n" for row in self.done.values()), "utf-8")
 
     def add(self, rows: Iterator[dict[str, Any]]) -> None:
         new = list(rows)

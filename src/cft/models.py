@@ -107,14 +107,12 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _location(folder: Path) -> dict[str, Any]:
     record = _record(folder)
-    return {
-        "pretrained_model_name_or_path": record["weights"] or str(folder),
-        "revision": record["revision"] if record["source"] == "hub" else None,
-    }
+    where = {"pretrained_model_name_or_path": record["weights"] or str(folder)}
+    return where | ({"revision": record["revision"]} if record["revision"] else {})
 
 
 def load_tokenizer(folder: Path) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(**{k: v for k, v in _location(folder).items() if v})
+    tokenizer = AutoTokenizer.from_pretrained(**_location(folder))
     tokenizer.padding_side = "left"
     return tokenizer
 
@@ -129,7 +127,7 @@ def load_model(folder: Path, adapter: Path | None = None) -> Any:
     With `adapter` the PEFT adapter is attached (not merged). Raises CftError when it belongs to another model.
     """
     settings = settings_of(folder)
-    where = {k: v for k, v in _location(folder).items() if v}
+    where = _location(folder)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, settings.dtype))
     except (OSError, ValueError) as error:

@@ -18,6 +18,8 @@ ROWS = {
     "trie_kl_nats": "trie KL\n(nats per token)",
 }
 
+CUT = 30  # an interval that ends so many times above the highest point is cut
+
 
 @styled
 def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
@@ -34,6 +36,7 @@ def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
         for axes, split in zip(panels, splits, strict=True):
             _panel(axes, where(found, measure=measure, split=split), models, methods, styles)
         panels[0].set_ylabel(ROWS[measure])
+        _keep_readable(panels, where(found, measure=measure))
         _decimal_ticks(panels[0])
     for axes, split in zip(grid[0], splits, strict=True):
         axes.set_title(SPLITS[split])
@@ -64,6 +67,13 @@ def _panel(axes: Axes, rows: pd.DataFrame, models: list, methods: list, styles: 
         face = "white" if _incomplete(row) else style["color"]
         axes.plot(place, row["value"], marker=style["marker"], color=style["color"], markerfacecolor=face, zorder=3)
     axes.set_xlim(-0.6, len(models) - 0.4)
+
+
+def _keep_readable(panels: np.ndarray, rows: pd.DataFrame) -> None:
+    """Cut the axis above the points: a few wild valid draws stretch an interval by orders of magnitude."""
+    highest = rows["value"].max()
+    if rows["high"].max() > CUT * highest:
+        panels[0].set_ylim(top=CUT * highest)
 
 
 def _decimal_ticks(axes: Axes) -> None:
