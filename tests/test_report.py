@@ -1,12 +1,14 @@
 """The report's key results against independent arithmetic, and that the page needs nothing but itself."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import synthetic
 
 from cft import figures, report, tables
+from cft.config import load
 
 RUN = {
     "command": ["cft", "finetune", "--model", "m"],
@@ -148,3 +150,11 @@ def test_missing_law_gives_dashes_not_numbers(scores):
     bad.loc[bad["metric"] == "sequence_kl", "value"] = np.nan
     row = report.key_results(bad)[0]
     assert row["cells"][-1] == "–" and row["sentence"] is None
+
+
+def test_settings_are_described_for_readers():
+    described = report.describe(load(Path(__file__).parents[1] / "config" / "demo.yaml"))
+    assert "soft targets with 2 decimals" in described["training, soft"]
+    assert "at most 120 steps of 16 values" in described["training, hard"]
+    assert described["benchmark, structured"].startswith("60 draws per prompt of at most 16 tokens")
+    assert "training, base" not in described

@@ -71,8 +71,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, models: list, methods: list, styles: 
 
 def _keep_readable(panels: np.ndarray, rows: pd.DataFrame) -> None:
     """Cut the axis above the points: a few wild valid draws stretch an interval by orders of magnitude."""
-    highest = rows["value"].max()
-    if rows["high"].max() > CUT * highest:
+    highest = float(rows["value"].max())
+    if float(rows["high"].max()) > CUT * highest:
         panels[0].set_ylim(top=CUT * highest)
 
 

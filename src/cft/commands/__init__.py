@@ -1,0 +1,28 @@
+"""The sub-commands of `cft`, and the options that several of them share.
+
+Nothing heavy is imported before a sub-command runs, so that --help answers at once.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Calibration fine-tuning: one sub-command per rule of the workflow, and a few to look in.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option(help="file or folder to write")]
+Setting = Annotated[str, typer.Option(help="settings as JSON, or the path of a YAML file")]
+Distributions = Annotated[Path, typer.Option(help="the table of families")]
+Families = Path(__file__).resolve().parents[3] / "config" / "distributions.yaml"
+UpstreamFiles = Families.with_name("assets.yaml")
+ModelFolder = Annotated[Path, typer.Option(help="a folder made by `cft model`")]
+Adapter = Annotated[Path | None, typer.Option(help="a folder made by `cft finetune`")]
+Seed = Annotated[int, typer.Option(min=0)]
+Threads = Annotated[int, typer.Option(min=1, help="processor threads")]
+CacheTokens = Annotated[int, typer.Option(min=1, help="tokens of key-value cache in memory")]

@@ -1,0 +1,106 @@
+"""Sub-commands that show what was measured: tables, figures, the report."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cft.commands import Distributions, Families, Out, Setting, app
+
+
+@app.command()
+def scores(files: list[Path], out: Out) -> None:
+    """Put score files together into one."""
+    from cft.provenance import write_table
+
+    write_table(_together(files), out, files=[str(file) for file in files])
+
+
+@app.command()
+def table(name: str, scores: Annotated[list[Path], typer.Option(help="score files")], out: Out) -> None:
+    """Write a table as .csv, .tex and .md."""
+    from cft.provenance import write_run
+    from cft.tables import load, save
+
+    save(load(name).make(_together(scores)), out)
+    write_run(out)
+
+
+@app.command()
+def figure(
+    name: str,
+    out: Out,
+    scores: Annotated[list[Path] | None, typer.Option(help="score files")] = None,
+    draws: Annotated[list[Path] | None, typer.Option(help="files of draws")] = None,
+    model: Annotated[Path | None, typer.Option(help="a prepared model, for its tokenizer")] = None,
+    distributions: Distributions = Families,
+) -> None:
+    """Draw a figure as .pdf and .png, with its numbers as .csv."""
+    from cft.distributions import registry
+    from cft.figures import Sources, load, save
+    from cft.provenance import write_run
+
+    module = load(name)
+    sources: dict[str, Any] = {"registry": registry(distributions)}
+    for key, files in (("scores", scores), ("draws", draws)):
+        if files:
+            sources[key] = _together(files)
+    if model is not None:
+        sources |= _tokenizer_of(model)
+    drawn, numbers = module.draw(Sources(**sources))
+    save(drawn, numbers, out)
+    write_run(out)
+
+
+@app.command()
+def report(
+    settings: Setting,
+    scores: Annotated[Path, typer.Option(help="the file of all scores")],
+    out: Out,
+    tables: Annotated[list[Path] | None, typer.Option(help=".csv files of tables")] = None,
+    figures: Annotated[list[Path] | None, typer.Option(help=".png files of figures")] = None,
+    captions: Annotated[Path, typer.Option(help="folder of NAME.rst")] = Path("workflow/report"),
+    runs: Annotated[list[Path] | None, typer.Option(help="run.json files")] = None,
+) -> None:
+    """Write the report of an experiment as one HTML page."""
+    from cft.config import Experiment, setting
+    from cft.provenance import read_table, replacing, write_run
+    from cft.report import build, describe
+
+    experiment = setting(Experiment, settings)
+    shown = {path.stem: path for path in [*(tables or ()), *(figures or ())]}
+    page = build(
+        experiment.title,
+        describe(experiment),
+        read_table(scores),
+        {path.stem: path for path in tables or ()},
+        {path.stem: path for path in figures or ()},
+        {name: (captions / f"{name}.rst").read_text(encoding="utf-8") for name in shown},
+        [json.loads(path.read_text()) for path in runs or ()],
+    )
+    with replacing(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    write_run(out)
+
+
+def _together(files: list[Path]) -> Any:
+    import pandas as pd
+
+    from cft.provenance import read_table
+
+    return pd.concat([read_table(file) for file in files], ignore_index=True)
+
+
+def _tokenizer_of(model: Path) -> dict[str, Any]:
+    from functools import partial
+
+    from cft import chat
+    from cft.models import load_tokenizer, settings_of
+
+    tokenizer = load_tokenizer(model)
+    return {
+        "tokenizer": partial(chat.tokenize_values, tokenizer),
+        "decode": tokenizer.decode,
+        "terminator": chat.terminator(tokenizer, settings_of(model).chat),
+    }
