@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -216,3 +217,25 @@ def test_a_missing_source_is_named(name):
 def test_unknown_figure():
     with pytest.raises(CftError, match="unknown figure 'fig9'; known: fig1, fig2, fig3, fig4"):
         figures.load("fig9")
+
+
+def test_fig4_shows_every_interval_whole():
+    """Also those of a later method that is more certain than the first."""
+    rows = [("base", noun, f"answer {i}") for noun in ("city", "weekday") for i in range(20)]
+    rows += [("soft", noun, "Paris") for noun in ("city", "weekday") for _ in range(20)]
+    draws = pd.DataFrame(rows, columns=["method", "prompt_id", "text"])
+    draws = draws.assign(model="m", seed=1, benchmark="open_ended", draw=range(len(draws)))
+    drawn, numbers = figures.load("fig4").draw(figures.Sources(draws=draws))
+    assert numbers["high"].max() == 1
+    assert all(axes.get_xlim() == (0, pytest.approx(103)) for axes in drawn.axes)
+
+
+def test_fig2_cuts_an_interval_that_a_few_wild_draws_stretch():
+    scores = synthetic.scores()
+    wild = (scores["metric"] == "w1_over_scale") & (scores["method"] == "base")
+    families = scores["item"].str.partition("(")[0]
+    scores.loc[wild & families.isin(["gaussian", "cauchy", "beta", "gamma", "pareto", "uniform", "chi"]), "value"] = 1e9
+    drawn, numbers = figures.load("fig2").draw(figures.Sources(scores=scores))
+    shown = numbers[numbers["measure"] == "w1_over_scale"]
+    assert shown["high"].max() > 1e6 > shown["value"].max()  # the numbers keep the end of the interval
+    assert drawn.axes[0].get_ylim()[1] == pytest.approx(30 * shown["value"].max())

@@ -42,6 +42,8 @@ def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
                 f"{method}: a random {noun}\n{_summary(found)}", loc="right"
             )  # to the right, as there is room on the left, over the answers
             numbers.append(found)
+        widest = max((found["high"].max() for found in numbers[-len(methods) :] if len(found)), default=1)
+        panels[0].set_xlim(0, 103 * widest)  # percent, and a little room; the row shares the axis
     for axes in grid[-1]:
         axes.set_xlabel("share of draws (%)")
     figure.suptitle(str(draws["model"].iloc[0]), fontsize=9)
@@ -73,7 +75,6 @@ def _panel(axes: Axes, found: pd.DataFrame, color: str) -> None:
     axes.hlines(places, low, high, color="black", linewidth=0.9)
     axes.set_yticks(places, [_short(answer) for answer in found["answer"]])
     axes.set_ylim(TOP - 0.4, -0.6)
-    axes.set_xlim(left=0)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
