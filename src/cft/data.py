@@ -6,6 +6,7 @@ with its target where labels are laws; `examples.parquet` has a row per drawn va
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -76,7 +77,7 @@ def write_data(registry: Registry, method: FinetuneMethod, seed: int, folder: Pa
     ):
         batch: list[dict[str, object]] = []
         for index, rows in rows_of.items():
-            record, drawn[rows] = _draw(registry, prompts[int(str(index))], method, seed, examples.iloc[rows])
+            record, drawn[rows] = _draw(registry, prompts[cast(int, index)], method, seed, examples.iloc[rows])
             batch.append(record)
             # Row groups, so that memory does not grow with the number of prompts.
             if len(batch) == 128 or progress.done + 1 == len(rows_of):

@@ -71,8 +71,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, models: list, methods: list, styles: 
 
 def _keep_readable(panels: np.ndarray, rows: pd.DataFrame) -> None:
     """Cut the axis above the points: a few wild valid draws stretch an interval by orders of magnitude."""
-    highest = float(rows["value"].max())
-    if float(rows["high"].max()) > CUT * highest:
+    highest, end = (np.nanmax(rows[name].to_numpy(float), initial=0) for name in ("value", "high"))
+    if highest > 0 and end > CUT * highest:
         panels[0].set_ylim(top=CUT * highest)
 
 
