@@ -10,7 +10,7 @@ from scipy import stats
 
 from cft import CftError, chat, generate
 from cft.config import ChatSettings, SamplingSettings
-from cft.generate import Draw, Request, batches, draw_batch, next_token_law, sample
+from cft.generate import Request, batches, draw_batch, next_token_law, sample
 from cft.models import load_model, load_tokenizer
 from cft.train import _with_adapter
 
@@ -167,6 +167,5 @@ def test_an_adapter_that_changes_nothing_is_an_error(tiny, tmp_path):
 
 
 def test_draws_of_nothing():
-    assert Draw(Request("a", [1], 0), [], True).finished
     with pytest.raises(CftError, match="no prompts"):
         sample(PROMPTS.head(0), SamplingSettings(draws=1, max_new_tokens=1), 0, None, None, {}, 10, None)  # type: ignore[arg-type]

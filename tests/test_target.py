@@ -60,8 +60,23 @@ def test_a_target_narrower_than_the_lattice_is_one_value(families):
 
 
 def test_too_large_a_support_is_refused(families):
-    with pytest.raises(CftError, match="too large"):
+    with pytest.raises(CftError, match=r"geometric\(p=1e-07\): a support of 69,077,550 integers is too large"):
         make_target(families, "geometric", {"p": 1e-7})
+
+
+@pytest.mark.parametrize(
+    ("family", "parameters"),
+    [
+        ("gaussian", {"mu": 1e300, "sigma": 1.0}),
+        ("cauchy", {"x0": 0.0, "gamma": 1e200}),
+        ("lognormal", {"mu": 0.0, "sigma": 400.0}),
+        ("student_t", {"nu": 0.01}),
+        ("geometric", {"p": 1e-300}),
+    ],
+)
+def test_a_range_beyond_floating_point_is_refused(families, family, parameters):
+    with pytest.raises(CftError, match=rf"{family}\(.*\): its range \[.*\] is too wide to list values of"):
+        make_target(families, family, parameters)
 
 
 def test_format():

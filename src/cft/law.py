@@ -25,8 +25,6 @@ from cft.provenance import write_table
 from cft.target import Target, for_prompt
 from cft.trie import Level, Trie, build_trie
 
-TOP_TOKENS = 20
-
 
 @dataclass(frozen=True)
 class TrieLaw:
@@ -134,7 +132,7 @@ def write_law(
                     start, tokenizer, end, for_prompt(registry, prompt_id, settings.decimals, settings.max_bins), rows
                 )
             else:
-                record = _first_token(start, tokenizer)
+                record = _first_token(start)
             records.append({**identity, "prompt_id": prompt_id, **record})
             progress.update()
     write_table(pd.DataFrame(records), out, **facts, benchmark=settings.model_dump(), identity=identity)
@@ -156,12 +154,7 @@ def _on_target(start: Prefixes, tokenizer: Any, end: int, target: Target, rows: 
     }
 
 
-def _first_token(start: Prefixes, tokenizer: Any) -> dict[str, Any]:
+def _first_token(start: Prefixes) -> dict[str, Any]:
     probability = start.logits[0].double().softmax(-1).cpu().numpy()
     sizes = support_size(probability, THRESHOLDS)
-    top = np.argsort(-probability, kind="stable")[:TOP_TOKENS]
-    return {
-        **{f"support_size_{threshold}": float(size) for threshold, size in zip(THRESHOLDS, sizes, strict=True)},
-        "top_tokens": [tokenizer.decode([token]) for token in top.tolist()],
-        "top_probabilities": probability[top],
-    }
+    return {f"support_size_{threshold}": float(size) for threshold, size in zip(THRESHOLDS, sizes, strict=True)}

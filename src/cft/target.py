@@ -10,6 +10,7 @@ from cft import CftError
 from cft.distributions import Family, Registry
 
 LARGEST_SUPPORT = 1_000_000
+LARGEST_TICK = 2**53  # beyond it neighbouring lattice points are one floating-point number
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ def make_target(
     kind = registry[family]
     frozen = kind.frozen(parameters)
     lower, upper = clip_range(kind, frozen, registry.quantiles)
+    reach = max(abs(lower), abs(upper)) / (1 if kind.discrete else 10**-decimals)
+    if not reach < LARGEST_TICK:
+        raise CftError(f"{kind.identifier(parameters)}: its range [{lower:g}, {upper:g}] is too wide to list values of")
+    if kind.discrete and upper - lower >= LARGEST_SUPPORT:
+        raise CftError(
+            f"{kind.identifier(parameters)}: a support of {upper - lower + 1:,.0f} integers is too large "
+            f"(limit {LARGEST_SUPPORT:,})"
+        )
     if kind.discrete:
         values, mass = _discrete(frozen, lower, upper)
     else:
@@ -62,8 +71,6 @@ def clip_range(family: Family, frozen: Any, quantiles: tuple[float, float]) -> t
 
 
 def _discrete(frozen: Any, lower: float, upper: float) -> tuple[list[str], np.ndarray]:
-    if upper - lower >= LARGEST_SUPPORT:
-        raise CftError(f"a support of {upper - lower + 1:,.0f} integers is too large (limit {LARGEST_SUPPORT:,})")
     integers = np.arange(int(lower), int(upper) + 1)
     mass = frozen.pmf(integers)
     if not math.isfinite(frozen.support()[1]):

@@ -5,7 +5,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from cft import CftError
-from cft.config import Experiment, check, read_yaml
+from cft.config import Experiment, check
 
 try:
     experiment = check(Experiment, config, "configuration")
