@@ -9,7 +9,7 @@ import pytest
 
 from cft import CftError, assets
 from cft.assets import Assets, git_blob
-from cft.config import read_yaml
+from cft.settings import read_yaml
 
 SOURCE = b'"""Doc."""\n\nOTHER = 3\nPROMPT = """One\nTwo \xc3\xa9\n"""\nraise SystemExit("executed")\n'
 TEXT = "One\nTwo é\n"

@@ -9,8 +9,9 @@ import pytest
 
 from cft.assets import Assets
 from cft.benchmarks import mcq
-from cft.config import McqBenchmark, check, read_yaml
+from cft.config import McqBenchmark
 from cft.distributions import registry
+from cft.settings import check, read_yaml
 
 REGISTRY = registry()
 TABLE = read_yaml(Path(__file__).parents[1] / "config" / "assets.yaml")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from cft import CftError
 from cft.assets import Assets
 from cft.benchmarks import open_ended
-from cft.config import OpenEndedBenchmark, check
+from cft.config import OpenEndedBenchmark
 from cft.distributions import registry
+from cft.settings import check
 
 REGISTRY = registry()
 

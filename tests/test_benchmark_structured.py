@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from cft import CftError, benchmarks
 from cft.assets import Assets
 from cft.benchmarks import structured
-from cft.config import StructuredBenchmark, check
+from cft.config import StructuredBenchmark
 from cft.distributions import registry
+from cft.settings import check
 
 REGISTRY = registry()
 REALS = (-math.inf, math.inf)

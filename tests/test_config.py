@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from cft import CftError
-from cft.config import Experiment, FinetuneMethod, check, load, schema, setting
+from cft.config import Experiment, FinetuneMethod, load, schema
+from cft.settings import check, setting
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 

@@ -1,144 +1,45 @@
-"""Draws against the enumerated law, their independence of batches, resume, stops, and the adapter check."""
+"""The draws of a job as a file: resume, the adapter check, what is refused."""
 
-from itertools import product
+import sys
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
-from scipy import stats
 
-from cft import CftError, chat, generate
-from cft.config import ChatSettings, SamplingSettings
-from cft.generate import Request, batches, draw_batch, next_token_law, sample
-from cft.models import load_model, load_tokenizer
+from cft import CftError, generate
+from cft.config import FinetuneMethod, SamplingSettings, VllmSettings
+from cft.engines.transformers import TreeSampler
+from cft.generate import plan, sample
+from cft.models import load_model
 from cft.train import _with_adapter
 
 PROMPTS = pd.DataFrame({"prompt_id": ["a", "b", "c"], "prompt": ["give a number", "x", "one random city, please"]})
 
 
-def draw(tiny, settings, draws, seed=0, rows=64, stops=(2,), architecture="llama"):
-    model, tokenizer = load_model(tiny(architecture)), load_tokenizer(tiny(architecture))
-    prompt = chat.prompt_tokens(tokenizer, "give a number", ChatSettings())
-    requests = [Request("a", prompt, number) for number in range(draws)]
-    return model, prompt, list(draw_batch(model, requests, settings, seed, list(stops), rows))
-
-
-def enumerated(model, prompt, depth, settings, stop):
-    """Exact law of all sequences of at most `depth` tokens over the most likely first tokens; the rest is 'other'."""
-    with torch.inference_mode():
-        law = next_token_law(model(torch.tensor([prompt])).logits[0, -1:], settings)[0].numpy()
-        top = np.argsort(-law)[:4]
-        found = {}
-        for first in top.tolist():
-            if first == stop:
-                found[()] = law[first]
-                continue
-            second = next_token_law(model(torch.tensor([[*prompt, first]])).logits[0, -1:], settings)[0].numpy()
-            for token in range(len(second)):
-                key = (first,) if token == stop else (first, token)
-                found[key] = law[first] * second[token]
-    return found
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        SamplingSettings(draws=1, max_new_tokens=2),
-        SamplingSettings(draws=1, max_new_tokens=2, temperature=0.5, top_p=0.8),
-    ],
-    ids=["plain", "temperature and top-p"],
-)
-def test_draws_follow_the_enumerated_law(tiny, settings):
-    """Chi-square against the exact two-token law; 12 seeds, p-values must look uniform (Kolmogorov-Smirnov)."""
-    n, values = 1500, []
-    for seed in range(12):
-        model, prompt, draws = draw(tiny, settings, n, seed)
-        law = enumerated(model, prompt, 2, settings, 2)
-        counts = dict.fromkeys(law, 0)
-        for item in draws:
-            if tuple(item.tokens) in counts:
-                counts[tuple(item.tokens)] += 1
-        often = [key for key, p in law.items() if p * n >= 5]
-        observed = np.array([*(counts[key] for key in often), 0.0])
-        expected = np.array([*(law[key] * n for key in often), 0.0])
-        observed[-1], expected[-1] = n - observed.sum(), n - expected.sum()
-        values.append(stats.chisquare(observed, expected).pvalue)
-    assert len(often) >= 4
-    assert stats.kstest(values, "uniform").pvalue > 0.01
-
-
-def test_a_draw_does_not_depend_on_rows_batches_or_the_other_draws(tiny):
-    settings = SamplingSettings(draws=1, max_new_tokens=6)
-
-    def texts(**how):
-        return {d.request.draw: d.tokens for d in draw(tiny, settings, **how)[2]}
-
-    whole = texts(draws=60, rows=64)
-    assert texts(draws=60, rows=7) == whole
-    assert texts(draws=20, rows=64) == {number: whole[number] for number in range(20)}
-    assert texts(draws=60, rows=64, seed=1) != whole
-
-
-def test_equal_prefixes_are_computed_once(tiny, monkeypatch):
-    settings = SamplingSettings(draws=1, max_new_tokens=2)
-    rows = []
-    monkeypatch.setattr(
-        generate.Prefixes,
-        "advance",
-        lambda self, tokens, old=generate.Prefixes.advance: (rows.append(len(tokens)), old(self, tokens))[1],
-    )
-    _, _, draws = draw(tiny, settings, 300)
-    assert sum(rows) == len({tuple(d.tokens[:1]) for d in draws if d.tokens})
-
-
-def test_stop_token_and_limit(tiny):
-    settings = SamplingSettings(draws=1, max_new_tokens=3)
-    _, _, draws = draw(tiny, settings, 200, stops=range(0, 130))
-    assert {d.finished for d in draws} == {True, False}
-    for item in draws:
-        assert item.finished == (len(item.tokens) < 3)
-        assert all(token >= 130 for token in item.tokens)
-
-
-def test_top_p_keeps_the_smallest_set_that_reaches_it():
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    kept = next_token_law(logits, SamplingSettings(draws=1, max_new_tokens=1, top_p=0.7))
-    assert (kept > 0).tolist() == [[True, True, False, False]]
-    hot = next_token_law(logits, SamplingSettings(draws=1, max_new_tokens=1, temperature=2.0))[0]
-    np.testing.assert_allclose(hot, np.sqrt([0.5, 0.3, 0.15, 0.05]) / np.sqrt([0.5, 0.3, 0.15, 0.05]).sum(), rtol=1e-6)
-
-
-def test_batches_hold_whole_prompts():
-    requests = [Request(name, [1], draw) for name, draw in product("abcd", range(3))]
-    assert [len(batch) for batch in batches(requests, 7)] == [6, 6]
-    assert [len(batch) for batch in batches(requests, 1)] == [3, 3, 3, 3]
-    assert [request for batch in batches(requests, 7) for request in batch] == requests
+def draw(model, out, settings, adapter=None, cache_tokens=260, identity=None):
+    sample(plan(PROMPTS, settings, 5, model, adapter, cache_tokens, VllmSettings()), identity or {}, out)
 
 
 def test_a_killed_job_continues_and_its_file_is_the_same(tiny, tmp_path, monkeypatch):
-    settings = SamplingSettings(draws=20, max_new_tokens=5)
+    settings, identity = SamplingSettings(draws=20, max_new_tokens=5), {"model": "m"}
+    draw(tiny("llama"), tmp_path / "whole.parquet", settings, identity=identity)
+    original, drawn = TreeSampler.draw, []
 
-    def run(out):
-        sample(PROMPTS, settings, 5, tiny("llama"), None, {"model": "m"}, 260, out)
+    def dies(self, requests):
+        for number, item in enumerate(original(self, requests)):
+            if number == 25 and len(requests) == 60:  # in the middle of a prompt
+                raise KeyboardInterrupt
+            drawn.append(item.request)
+            yield item
 
-    run(tmp_path / "whole.parquet")
-    original, calls = generate.draw_batch, []
-
-    def dies(*arguments):
-        calls.append(len(arguments[1]))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    monkeypatch.setattr(generate, "draw_batch", dies)
+    monkeypatch.setattr(TreeSampler, "draw", dies)
+    monkeypatch.setattr(generate, "CHUNK_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed.parquet")
+        draw(tiny("llama"), tmp_path / "killed.parquet", settings, identity=identity)
     assert not (tmp_path / "killed.parquet").exists()
     with open(next(tmp_path.glob(".killed*journal")), "a") as journal:
         journal.write('{"prompt_id": "b", "draw": 3, "te')  # a line that the kill cut short
-    run(tmp_path / "killed.parquet")
-    assert sum(calls) == 60 + calls[1]  # only the batch that died was drawn again
+    draw(tiny("llama"), tmp_path / "killed.parquet", settings, identity=identity)
+    assert len(drawn) == len({(request.prompt_id, request.draw) for request in drawn}) == 60
     assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not list(tmp_path.glob(".*"))
     frame = pd.read_parquet(tmp_path / "whole.parquet")
@@ -146,26 +47,77 @@ def test_a_killed_job_continues_and_its_file_is_the_same(tiny, tmp_path, monkeyp
     assert frame.groupby("prompt_id", sort=False)["draw"].apply(list).tolist() == [list(range(20))] * 3
 
 
-def test_an_adapter_that_changes_nothing_is_an_error(tiny, tmp_path):
-    from cft.config import FinetuneMethod
+def test_the_journal_of_another_job_is_not_continued(tiny, tmp_path):
+    """Not of other settings, another seed, or an adapter that was trained again in its place."""
+    out = tmp_path / "out.parquet"
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    found = []
+    for weights, settings in ((b"one", {}), (b"two", {}), (b"two", {"temperature": 0.5})):
+        (adapter / "adapter_model.safetensors").write_bytes(weights)
+        header = {
+            **SamplingSettings(draws=1, max_new_tokens=1, **settings).model_dump(),
+            "a": generate._digest(adapter),
+        }
+        journal = generate.Journal(out, header)
+        found.append(len(journal.done))
+        journal.add([{"prompt_id": "a", "draw": 0, "text": "1"}])
+        assert len(generate.Journal(out, header).done) == 1
+    assert found == [0, 0, 0]
 
+
+def test_a_stop_string_ends_a_draw_before_it(tiny, tmp_path):
+    """The draws are those without the stop string, cut at its first place; only a cut at the limit is unfinished."""
+    plain, stopped = (tmp_path / name for name in ("plain.parquet", "stopped.parquet"))
+    draw(tiny("llama"), plain, SamplingSettings(draws=40, max_new_tokens=12))
+    texts = pd.read_parquet(plain)
+    common = texts["text"].str.cat().replace("\ufffd", "")
+    stop = max(set(common), key=common.count)
+    draw(tiny("llama"), stopped, SamplingSettings(draws=40, max_new_tokens=12, stop=[stop, "\n\n"]))
+    cut = pd.read_parquet(stopped)
+    assert cut["text"].tolist() == [text.split(stop)[0] for text in texts["text"]]
+    has = texts["text"].str.contains(stop, regex=False)
+    assert 0 < has.sum() < len(texts)
+    assert (cut["finished"] == (texts["finished"] | has)).all()
+    assert (cut["tokens"][has] <= texts["tokens"][has]).all() and (cut["tokens"][~has] == texts["tokens"][~has]).all()
+
+
+def test_an_adapter_that_changes_nothing_is_an_error(tiny, tmp_path):
     method = FinetuneMethod.model_validate(
         {"kind": "finetune", "labels": "law", "average": "value", "max_bins": 9, "epochs": 1, "draws": 1}
     )
-    _with_adapter(load_model(tiny("llama")), method).save_pretrained(
-        tmp_path / "untrained", save_embedding_layers=False
+    adapter, out, settings = (
+        tmp_path / "untrained",
+        tmp_path / "out.parquet",
+        SamplingSettings(draws=1, max_new_tokens=2),
     )
-    settings = SamplingSettings(draws=1, max_new_tokens=2)
+    _with_adapter(load_model(tiny("llama")), method).save_pretrained(adapter, save_embedding_layers=False)
     with pytest.raises(CftError, match="untrained or not active"):
-        sample(PROMPTS, settings, 5, tiny("llama"), tmp_path / "untrained", {}, 4096, tmp_path / "out.parquet")
+        draw(tiny("llama"), out, settings, adapter)
     with pytest.raises(CftError, match="trained for another one"):
-        sample(PROMPTS, settings, 5, tiny("gemma3"), tmp_path / "untrained", {}, 4096, tmp_path / "out.parquet")
-    (tmp_path / "untrained" / "adapter_model.safetensors").write_bytes(b"cut off")
+        draw(tiny("gemma3"), out, settings, adapter)
+    (adapter / "adapter_model.safetensors").write_bytes(b"cut off")
     with pytest.raises(CftError, match="cannot be read"):
-        sample(PROMPTS, settings, 5, tiny("llama"), tmp_path / "untrained", {}, 4096, tmp_path / "out.parquet")
-    assert not (tmp_path / "out.parquet").exists()
+        draw(tiny("llama"), out, settings, adapter)
+    assert not out.exists()
 
 
-def test_draws_of_nothing():
+def test_draws_of_nothing(tiny):
     with pytest.raises(CftError, match="no prompts"):
-        sample(PROMPTS.head(0), SamplingSettings(draws=1, max_new_tokens=1), 0, None, None, {}, 10, None)  # type: ignore[arg-type]
+        plan(PROMPTS.head(0), SamplingSettings(draws=1, max_new_tokens=1), 0, tiny("llama"), None, 10, VllmSettings())
+
+
+def test_vllm_that_is_not_installed(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", None)
+    with pytest.raises(CftError, match=r"engine vllm cannot be imported .*: install .* or set"):
+        draw(tiny("llama"), tmp_path / "out.parquet", SamplingSettings(engine="vllm", draws=1, max_new_tokens=1))
+
+
+def test_the_same_file_whatever_the_cache(tiny, tmp_path):
+    """Prompts share batches or are split into many: the same draws, every draw once."""
+    settings = SamplingSettings(draws=50, max_new_tokens=4)
+    for cache_tokens in (50, 400, 100_000):
+        draw(tiny("llama"), tmp_path / f"{cache_tokens}.parquet", settings, cache_tokens=cache_tokens)
+    files = [file.read_bytes() for file in tmp_path.glob("*.parquet")]
+    assert len(files) == 3 and len(set(files)) == 1

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cft import CftError
-from cft.config import Settings, check
 from cft.provenance import replacing
+from cft.settings import Settings, check
 
 TIMEOUT = 30
 MIRROR_VARIABLE = "CFT_ASSETS"

@@ -1,21 +1,13 @@
 """The YAML files as typed settings: every key is known, every value checked before a job starts."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from cft import CftError
+from cft.settings import Settings, check, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ChatSettings(Settings):
@@ -47,6 +39,17 @@ class ModelSource(Settings):
         return self
 
 
+class VllmSettings(Settings):
+    """How vLLM runs a model."""
+
+    tensor_parallel: int | None = Field(default=None, ge=1, description="GPUs that share the model; unset: all visible")
+    memory: float = Field(default=0.9, gt=0, le=1, description="share of each GPU's memory")
+    adapter: Literal["auto", "merge", "request"] = Field(
+        default="auto", description="merge into a temporary checkpoint, or a LoRARequest; auto: merge where faster"
+    )
+    batch_invariant: bool = Field(default=False, description="kernels whose results do not depend on the batch (GPUs)")
+
+
 class ModelSettings(ModelSource):
     """A model, and how it is run: the keys below change speed and memory, not the experiment."""
 
@@ -54,6 +57,7 @@ class ModelSettings(ModelSource):
     cache_tokens: int = Field(
         default=65536, ge=1, description="tokens of key-value cache while drawing or measuring the law"
     )
+    vllm: VllmSettings = VllmSettings()
     seeds: list[int] | None = Field(default=None, description="replaces the experiment's seeds for this model")
 
     def source_only(self) -> dict[str, Any]:
@@ -67,7 +71,7 @@ class LoraSettings(Settings):
     rank: int = Field(default=16, ge=1)
     alpha: float = 32
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    targets: list[str] = Field(default=["q_proj", "k_proj", "v_proj", "o_proj"])
 
 
 class BaseMethod(Settings):
@@ -114,11 +118,12 @@ Method = Annotated[BaseMethod | FinetuneMethod, Field(discriminator="kind")]
 class SamplingSettings(Settings):
     """How a benchmark's texts are drawn."""
 
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
     draws: int = Field(ge=1, description="texts per prompt")
     max_new_tokens: int = Field(ge=1)
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: list[str] = Field(default=[], description="texts that end a draw; the draw ends before them")
 
 
 class StructuredBenchmark(SamplingSettings):
@@ -175,8 +180,8 @@ class Experiment(Settings):
     methods: dict[Name, Method] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     benchmarks: Benchmarks
-    tables: dict[Name, TableSettings] = {}
-    figures: dict[Name, FigureSettings] = {}
+    tables: dict[Name, TableSettings] = Field(default={})
+    figures: dict[Name, FigureSettings] = Field(default={})
     image: str = Field(default="containers/cft.sif", description="Apptainer image of jobs under --sdm apptainer")
     threads: int = Field(default=2, ge=1, description="processor threads of a job that runs a model")
     distributions: str = "config/distributions.yaml"
@@ -194,41 +199,6 @@ class Experiment(Settings):
 
     def seeds_of(self, model: str) -> list[int]:
         return self.models[model].seeds or self.seeds
-
-
-def read_yaml(path: Path | str) -> Any:
-    """The content of a YAML file; raises CftError when it is missing or malformed."""
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CftError(f"{path}: no such file")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CftError(f"{path}: not valid YAML: {' '.join(str(error).split())}")
-
-
-def check(kind: Any, values: Any, where: str) -> Any:
-    """`values` as an instance of the settings `kind`; raises CftError naming each culprit key."""
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        raise CftError(f"{where}: " + "; ".join(_explain(item) for item in error.errors()))
-
-
-def _explain(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"unknown key {key}; config/README.md lists the keys"
-    return f"{key}: {item['msg'].removeprefix('Value error, ')}" if key else item["msg"].removeprefix("Value error, ")
-
-
-def setting(kind: Any, text: str) -> Any:
-    """Settings from a command line: JSON if it starts with a brace, else the path of a YAML file."""
-    if not text.lstrip().startswith("{"):
-        return check(kind, read_yaml(text), text)
-    try:
-        return check(kind, json.loads(text), "settings")
-    except json.JSONDecodeError as error:
-        raise CftError(f"settings are not valid JSON: {error}")
 
 
 def load(path: Path | str) -> Experiment:

@@ -190,6 +190,6 @@ class Registry:
 @lru_cache(maxsize=4)
 def registry(path: Path = DEFAULT_TABLE) -> Registry:
     """The families of a YAML file."""
-    from cft.config import read_yaml
+    from cft.settings import read_yaml
 
     return Registry(read_yaml(path))

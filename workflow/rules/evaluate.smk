@@ -19,6 +19,7 @@ rule sample:
     threads: experiment.threads
     resources:
         cache_tokens=lambda wildcards: experiment.models[wildcards.model].cache_tokens,
+        vllm=lambda wildcards: settings(experiment.models[wildcards.model].vllm),
     params:
         settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
         identity=identity,
@@ -27,7 +28,8 @@ rule sample:
     shell:
         "cft sample {wildcards.benchmark} --settings {params.settings:q} --prompts {input.prompts:q} "
         "--model {params.model:q} {params.adapter} --identity {params.identity:q} --seed {wildcards.seed} "
-        "--cache-tokens {resources.cache_tokens} --threads {threads} --out {output.file:q} 2> {log:q}"
+        "--cache-tokens {resources.cache_tokens} --vllm {resources.vllm:q} --threads {threads} "
+        "--out {output.file:q} 2> {log:q}"
 
 
 rule law:

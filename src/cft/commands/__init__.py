@@ -26,3 +26,4 @@ Adapter = Annotated[Path | None, typer.Option(help="a folder made by `cft finetu
 Seed = Annotated[int, typer.Option(min=0)]
 Threads = Annotated[int, typer.Option(min=1, help="processor threads")]
 CacheTokens = Annotated[int, typer.Option(min=1, help="tokens of key-value cache in memory")]
+Vllm = Annotated[str, typer.Option(help="how vLLM runs, as JSON or the path of a YAML file")]

@@ -17,6 +17,7 @@ from cft.commands import (
     Setting,
     Threads,
     UpstreamFiles,
+    Vllm,
     app,
 )  # fmt: skip
 
@@ -34,9 +35,9 @@ def benchmark_prompts(
     """Write the prompts of a benchmark."""
     from cft.assets import Assets
     from cft.benchmarks import load
-    from cft.config import read_yaml
     from cft.distributions import registry
     from cft.provenance import write_table
+    from cft.settings import read_yaml
 
     module = load(benchmark)
     chosen = _benchmark_settings(benchmark, settings)
@@ -47,8 +48,9 @@ def benchmark_prompts(
 @app.command()
 def model(settings: Setting, out: Out) -> None:
     """Fetch, unpack or make a model; every other command loads it from the folder that this one writes."""
-    from cft.config import ModelSource, setting
+    from cft.config import ModelSource
     from cft.models import prepare
+    from cft.settings import setting
 
     prepare(setting(ModelSource, settings), out)
 
@@ -56,9 +58,10 @@ def model(settings: Setting, out: Out) -> None:
 @app.command()
 def data(settings: Setting, seed: Seed, out: Out, distributions: Distributions = Families) -> None:
     """Write the ordered training examples of a method and seed."""
-    from cft.config import FinetuneMethod, setting
+    from cft.config import FinetuneMethod
     from cft.data import write_data
     from cft.distributions import registry
+    from cft.settings import setting
 
     write_data(registry(distributions), setting(FinetuneMethod, settings), seed, out)
 
@@ -74,7 +77,8 @@ def finetune(
     threads: Threads = 2,
 ) -> None:
     """Train an adapter; run again after a kill, it continues."""
-    from cft.config import FinetuneMethod, setting
+    from cft.config import FinetuneMethod
+    from cft.settings import setting
     from cft.train import finetune
 
     method = setting(FinetuneMethod, settings)
@@ -93,17 +97,19 @@ def sample(
     adapter: Adapter = None,
     identity: Annotated[str, typer.Option(help="JSON object of further constant columns")] = "{}",
     cache_tokens: CacheTokens = 65536,
+    vllm: Vllm = "{}",
     threads: Threads = 2,
 ) -> None:
     """Draw texts for every prompt of a benchmark."""
-    from cft.generate import sample
+    from cft.config import VllmSettings
+    from cft.generate import plan, sample
     from cft.provenance import read_table
+    from cft.settings import setting
 
-    chosen = _benchmark_settings(benchmark, settings)
+    chosen, how = _benchmark_settings(benchmark, settings), setting(VllmSettings, vllm)
     _use_threads(threads)
-    columns = {**json.loads(identity), "benchmark": benchmark}
-    frame = read_table(prompts, ["prompt_id", "prompt"])
-    sample(frame, chosen, seed, model, adapter, columns, cache_tokens, out)
+    job = plan(read_table(prompts, ["prompt_id", "prompt"]), chosen, seed, model, adapter, cache_tokens, how)
+    sample(job, {**json.loads(identity), "benchmark": benchmark}, out)
 
 
 @app.command()
@@ -157,7 +163,8 @@ def score(
 def _benchmark_settings(benchmark: str, text: str) -> Any:
     """Settings of a benchmark from the command line; raises CftError for an unknown one."""
     from cft.benchmarks import load
-    from cft.config import Benchmarks, setting
+    from cft.config import Benchmarks
+    from cft.settings import setting
 
     load(benchmark)
     return setting(Benchmarks.model_fields[benchmark].annotation, text)

@@ -64,9 +64,10 @@ def report(
     runs: Annotated[list[Path] | None, typer.Option(help="run.json files")] = None,
 ) -> None:
     """Write the report of an experiment as one HTML page."""
-    from cft.config import Experiment, setting
+    from cft.config import Experiment
     from cft.provenance import read_table, replacing, write_run
     from cft.report import build, describe
+    from cft.settings import setting
 
     experiment = setting(Experiment, settings)
     shown = {path.stem: path for path in [*(tables or ()), *(figures or ())]}
