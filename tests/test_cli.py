@@ -1,6 +1,7 @@
 """The command line as a person meets it: output, errors in one line, exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -107,6 +108,45 @@ def test_a_missing_model_folder_is_named(tmp_path):
                  "--model", tmp_path / "none", "--seed", 1, "--out", tmp_path / "o.parquet")  # fmt: skip
     assert "is not a prepared model" in line
     assert not (tmp_path / "o.parquet").exists()
+
+
+def test_draws_of_one_prompt(tiny):
+    """Nothing but the draws on standard output, one a line, the same for the same seed."""
+    ask = ("sample", "--prompt", "give a number", "--model", tiny("llama"), "--max-new-tokens", 100)
+    first, few = (cft(*ask, "--n", n, "--seed", 3) for n in (30, 7))
+    assert first.returncode == 0 and "sample 30/30 draws" in first.stderr
+    lines = first.stdout.splitlines()
+    assert first.stdout.count("\n") == len(lines) == 30 and few.stdout.splitlines() == lines[:7]
+    assert 0 < sum(line.endswith(" …[cut]") for line in lines) < 30
+    other = cft(*ask, "--n", 30, "--seed", 4, env={**os.environ, "PYTHONIOENCODING": "ascii"}).stdout
+    assert other.isascii() and other.count("\n") == 30 and " ...[cut]\n" in other
+    assert other.replace(" ...[cut]", " …[cut]") != first.stdout
+
+
+def test_a_histogram_of_one_prompt(tiny):
+    ask = ("sample", "--prompt", "one number from a Bernoulli with p=0.25", "--model", tiny("llama"), "--histogram",
+           "--n", 5, "--max-new-tokens", 2)  # fmt: skip
+    page = cft(*ask, env={**os.environ, "COLUMNS": "60"}).stdout
+    assert page.startswith("bernoulli(p=0.25), 5 draws\n") and max(map(len, page.splitlines())) <= 60
+    assert "75.0 %" in page and "25.0 %" in page and "█" in page
+    plain = cft(*ask, env={**os.environ, "COLUMNS": "60", "PYTHONIOENCODING": "ascii"}).stdout
+    assert plain.isascii() and "75.0 %" in plain and "#" in plain
+
+
+def test_the_two_uses_of_sample(tmp_path):
+    model = ("--model", tmp_path / "none")
+    assert "--prompt does not go with a benchmark, --out" in fails(
+        "sample", "mcq", *model, "--prompt", "x", "--out", tmp_path / "o.parquet")  # fmt: skip
+    assert "a benchmark does not go with --n, --histogram" in fails("sample", "mcq", *model, "--n", 3, "--histogram")
+    for incomplete in (("--n", 3), ("mcq", "--settings", "{}", "--seed", 1)):
+        assert "needs --prompt, or a benchmark with --settings" in fails("sample", *model, *incomplete)
+    assert "temperature: Input should be greater than 0" in fails(
+        "sample", *model, "--prompt", "x", "--temperature", 0)  # fmt: skip
+    assert "engine: Input should be 'transformers' or 'vllm'" in fails(
+        "sample", *model, "--prompt", "x", "--engine", "llama")  # fmt: skip
+    assert "is not a prepared model" in fails("sample", *model, "--prompt", "x")
+    assert cft("sample", "--prompt", "x").returncode == 2  # no model
+    assert not list(tmp_path.iterdir())
 
 
 SOFT = '{"kind": "finetune", "labels": "law", "average": "value", "max_bins": 1001, "epochs": 1, "draws": 1}'

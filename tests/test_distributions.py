@@ -110,3 +110,50 @@ def test_a_new_family_is_one_row():
     table = Registry({"quantiles": [0.001, 0.999], "families": {"half": row}})
     assert [p.parameters["scale"] for p in table.select("train")] == pytest.approx([1, 2, 8])
     assert table.prompts[0].text.startswith("Generate exactly ONE random number from a Half Normal distribution with ")
+
+
+def test_every_prompt_is_recognised(families):
+    for prompt in families.prompts:
+        family, parameters = families.recognise(prompt.text)
+        assert (family.name, parameters) == (prompt.family, prompt.parameters)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("one random number from a Gaussian with mu=1, sigma=2", "gaussian(mu=1.0,sigma=2.0)"),
+        ("GAUSSIAN, sigma = 2e-1 and mu = -.5.", "gaussian(mu=-0.5,sigma=0.2)"),
+        ("a log-normal number (mu=+1, sigma=2.)", "lognormal(mu=1.0,sigma=2.0)"),
+        ("a draw from Lognormal: mu=1; sigma=2", "lognormal(mu=1.0,sigma=2.0)"),
+        ("negative-binomial, r=3, p=0.5, top-p=0.9", "negative_binomial(r=3.0,p=0.5)"),
+        ("a chi square number with nu=4", "chi_square(nu=4.0)"),
+        ("Student’s t-distribution with nu=4", "student_t(nu=4.0)"),
+        ("Gamma with alpha=2, beta=3", "gamma(alpha=2.0,beta=3.0)"),
+    ],
+)
+def test_a_distribution_named_in_free_text(families, text, says):
+    family, parameters = families.recognise(text)
+    assert family.identifier(parameters) == says
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a random city",
+        "a Gaussian number",
+        "a Gaussian number with mu=1",
+        "a Negative Binomial number with n=3, p=0.5",
+        "a half-Cauchy number with x0=0, gamma=1",
+        "a number with alpha=1, beta=2",
+        "Gaussianity: mu=1, sigma=2",
+        "a Gaussian with mu=1, sigma=-2",
+        "a Gaussian with mu=1, sigma=1e999",
+        "a LogNormal with mu=1e9, sigma=1",
+        "a Bernoulli number with p=1/3",
+        "a Bernoulli number with p=0.5%",
+        "a Bernoulli number with p=0.5, then one with p=0.7",
+        "a Poisson number with lambda=1,000",
+    ],
+)
+def test_what_is_not_without_doubt_a_distribution(families, text):
+    assert families.recognise(text) is None

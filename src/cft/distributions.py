@@ -7,6 +7,7 @@ through `ast` and limited to names, numbers, arithmetic, comparisons and the fun
 import ast
 import itertools
 import math
+import re
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -23,6 +24,9 @@ TEMPLATE = (
     "Output ONLY the number."
 )
 DEFAULT_TABLE = Path(__file__).resolve().parents[2] / "config" / "distributions.yaml"
+
+# A number that no sign of arithmetic, percent or thousands follows: those would make it another number.
+_VALUE = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w|%|[.,]\d|\s*[-+*/^]\s*\d)"
 
 FUNCTIONS = {"exp": math.exp, "round": round, "min": min, "max": max}
 _NODES = (ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare,
@@ -104,6 +108,23 @@ class Family:
         """A stable, readable prompt_id such as gaussian(mu=3.5,sigma=3.0)."""
         return f"{self.name}({','.join(f'{name}={parameters[name]}' for name in self.parameter_names)})"
 
+    def named_in(self, text: str) -> bool:
+        """Whether the family's name stands in `text` as whole words: any case, its words joined by spaces, - or not."""
+        words = re.split(r"[\s-]+|(?<=[a-z])(?=[A-Z])", self.display_name)
+        name = r"[\s-]*".join(re.escape(word).replace("'", "['’]") for word in words)
+        # half-Cauchy is another family; beta=2 is a parameter.
+        return re.search(rf"(?<![\w-]){name}(?!\w|\s*=)", text, re.IGNORECASE) is not None
+
+    def stated_in(self, text: str) -> dict[str, float] | None:
+        """The parameters that `text` states as name=value; None when one is missing or has two values."""
+        found = {
+            name: {float(value) for value in re.findall(rf"(?<![\w-]){re.escape(name)}\s*=\s*({_VALUE})", text)}
+            for name in self.parameter_names
+        }
+        if any(len(values) != 1 for values in found.values()):
+            return None
+        return {name: values.pop() for name, values in found.items()}
+
     def grid(self, key: str) -> list[dict[str, float]]:
         """The parameter settings of one grid (train, unseen_params, unseen_families, selected), in order."""
         grid = self.row.get(key)
@@ -165,6 +186,23 @@ class Registry:
             return self[name], {key.strip(): float(value) for key, value in pairs}
         except ValueError:
             raise CftError(f"prompt_id {prompt_id!r} is not of the form family(name=value,…)")
+
+    def recognise(self, text: str) -> tuple[Family, dict[str, float]] | None:
+        """The family and parameters that free text asks for, such as "a number from a Gaussian with mu=1, sigma=2".
+
+        The longest family name in the text counts. None when there is none, or its parameters are not all stated or
+        not in range.
+        """
+        named = [family for family in self.families.values() if family.named_in(text)]
+        family = max(named, key=lambda family: len(family.display_name), default=None)
+        parameters = family.stated_in(text) if family else None
+        if family is None or parameters is None:
+            return None
+        try:
+            family.frozen(parameters)
+        except (CftError, ArithmeticError, ValueError, RuntimeError):  # out of range, or more than SciPy can compute
+            return None
+        return family, parameters
 
     @cached_property
     def prompts(self) -> list[Prompt]:

@@ -114,7 +114,12 @@ def location(folder: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(**location(folder))
+    """The tokenizer of a prepared folder; raises CftError when it cannot be read."""
+    where = location(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+    except (OSError, ValueError) as error:
+        raise CftError(f"tokenizer of {where['pretrained_model_name_or_path']}: {str(error).splitlines()[0]}")
     tokenizer.padding_side = "left"
     return tokenizer
 

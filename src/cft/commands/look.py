@@ -1,8 +1,13 @@
 """Sub-commands for a person who wants to look in."""
 
 import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,3 +74,68 @@ def schema() -> None:
     from cft.config import schema
 
     print(json.dumps(schema(), indent=2))
+
+
+def print_draws(
+    prompt: str,
+    settings: Any,
+    seed: int,
+    model: Path,
+    adapter: Path | None,
+    cache_tokens: int,
+    vllm: Any,
+    as_histogram: bool,
+) -> None:
+    """Draw from one prompt and print the texts, one a line, or their histogram; the arguments are those of `plan`."""
+    import pandas as pd
+
+    from cft.distributions import registry
+    from cft.generate import plan
+    from cft.histogram import histogram, printable
+
+    target = registry().recognise(prompt) if as_histogram else None
+    frame = pd.DataFrame({"prompt_id": ["prompt"], "prompt": [prompt]})
+    draws = _draw(plan(frame, settings, seed, model, adapter, cache_tokens, vllm))
+    ascii_only = not _can_print("█▏…")
+    if as_histogram:
+        print(histogram([text for text, _ in draws], target, shutil.get_terminal_size().columns, ascii_only))
+        return
+    cut = " ...[cut]" if ascii_only else " …[cut]"
+    for text, finished in draws:
+        line = printable(text) if _can_print(text) else printable(text, ascii_only=True)
+        print(line if finished else line + cut)
+
+
+def _draw(job: Any) -> list[tuple[str, bool]]:
+    """Every draw's text in the order of their numbers, and whether it ended by itself."""
+    from cft.engines import start
+    from cft.progress import Progress
+
+    found = {}
+    with _output_to_stderr(), Progress("sample", len(job.requests), "draws") as progress:
+        for draw in start(job).draw(job.requests):
+            found[draw.request.draw] = job.text(draw.tokens), draw.finished
+            progress.update()
+    return [found[number] for number in sorted(found)]
+
+
+@contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """Keep standard output for the draws: vLLM logs to it, and its libraries and workers write to it by number."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True

