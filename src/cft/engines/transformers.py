@@ -6,7 +6,8 @@ one uniform number per (prompt, draw, token): the same law, and a draw does not 
 Where texts are long and prefixes stop being shared, each draw has a row of its own: ordinary batched decoding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -65,9 +66,11 @@ def draw_batch(model: Any, requests: list[Request], job: Job, rows: int) -> Iter
     node = np.array([row_of[request.prompt_id] for request in requests])
     uniform = np.stack([stream(job.seed, "draw", r.prompt_id, r.draw).random(limit) for r in requests])
     tokens: list[list[int]] = [[] for _ in requests]
-    waiting = [(Prefixes.of(model, list(prompts.values())), node, np.arange(len(requests)))]
+    alive = np.arange(len(requests))
+    waiting: list[Callable[[], Branch]] = [lambda: (Prefixes.of(model, list(prompts.values())), node, alive)]
     while waiting:
-        prefixes, node, alive = waiting.pop()
+        # A branch is computed when its turn comes: only the caches along one path of the tree are in memory.
+        prefixes, node, alive = waiting.pop()()
         step = len(tokens[alive[0]])
         chosen = _invert(next_token_law(prefixes.logits, job.settings), node, uniform[alive, step])
         finished = np.isin(chosen, job.stops)
@@ -81,21 +84,30 @@ def draw_batch(model: Any, requests: list[Request], job: Job, rows: int) -> Iter
             for index, by_itself in zip(alive[ended], finished[ended], strict=True)
         )
         if not ended.all():
-            waiting += _branch(prefixes, node[~ended], chosen[~ended], alive[~ended], rows)
+            waiting += _branches(prefixes, node[~ended], chosen[~ended], alive[~ended], rows)
 
 
-def _branch(
+Branch = tuple[Prefixes, np.ndarray, np.ndarray]  # prefixes, the row of each draw among them, the draws
+
+
+def _branches(
     prefixes: Prefixes, node: np.ndarray, token: np.ndarray, alive: np.ndarray, rows: int
-) -> Iterator[tuple[Prefixes, np.ndarray, np.ndarray]]:
+) -> Iterator[Callable[[], Branch]]:
     """Append each draw's token; draws with the same tokens so far become one row, and too many rows are split."""
     pairs, row = np.unique(np.stack([node, token]), axis=1, return_inverse=True)
     for first in range(0, pairs.shape[1], rows):
-        parents, tokens = torch.from_numpy(pairs[:, first : first + rows]).to(prefixes.mask.device)
         here = (row >= first) & (row < first + rows)
-        same = len(parents) == len(prefixes.mask) == pairs.shape[1] and bool((parents.diff() == 1).all())
-        below = prefixes if same else prefixes.select(parents)
-        below.advance(tokens)
-        yield below, row[here] - first, alive[here]
+        alone = pairs.shape[1] <= rows
+        yield partial(_extend, prefixes, pairs[:, first : first + rows], row[here] - first, alive[here], alone)
+
+
+def _extend(prefixes: Prefixes, pairs: np.ndarray, node: np.ndarray, alive: np.ndarray, alone: bool) -> Branch:
+    """The branch of `pairs` [2, rows]: which prefix, which next token. Unless it is `alone`, others need `prefixes`."""
+    parents, tokens = torch.from_numpy(pairs).to(prefixes.mask.device)
+    if not (alone and len(parents) == len(prefixes.mask) and bool((parents.diff() == 1).all())):
+        prefixes = prefixes.select(parents)
+    prefixes.advance(tokens)
+    return prefixes, node, alive
 
 
 def next_token_law(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
