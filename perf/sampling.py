@@ -92,7 +92,7 @@ def generate(model: Any, job: Job, keys: list[str], batches: int) -> int:
 
 
 @app.command()
-def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24) -> None:
+def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 48) -> None:
     """Draws per second of one queue (adapter merged) and of batches of 16 (adapter merged, and as a LoRARequest)."""
     found: dict[str, Any] = {}
     for how in ("merge", "request"):
@@ -118,11 +118,11 @@ def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24) -> Non
 
 @app.command(hidden=True)
 def vllm_arms(
-    how: Literal["merge", "request"], model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24
+    how: Literal["merge", "request"], model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 48
 ) -> None:
     """One process can hold one vLLM; this is the process of one way to give it the adapter."""
     job = job_of(model, adapter, "vllm", draws, how)
-    engine = engines.start(job)
+    engine: Any = engines.start(job)
 
     def in_batches(requests: list[Request], size: int) -> int:
         drawn: list[Draw] = []
@@ -130,10 +130,12 @@ def vllm_arms(
             drawn += engine.draw(requests[first : first + size])
         return len(drawn)
 
-    few = job.requests[:: 4 if how == "merge" else 8]
-    found = {f"{how}, batches of 16": measured(lambda: in_batches(few, 16))}
+    # The same draws in every arm, whole prompts, each arm with an empty cache.
+    some = [request for request in job.requests if request.prompt_id in list(job.prompts)[::3]]
+    found = {f"{how}, batches of 16": measured(lambda: in_batches(some, 16))}
     if how == "merge":
-        found["merge, one queue"] = measured(lambda: in_batches(job.requests, len(job.requests)))
+        engine.llm.reset_prefix_cache()
+        found["merge, one queue"] = measured(lambda: in_batches(some, len(some)))
     print(json.dumps(found))
 
 

@@ -1,11 +1,14 @@
 """Fixtures shared by the tests: reference data where it lies beside the checkout, and tiny models made on the spot."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 def _folder(name: str) -> Path:
@@ -58,4 +61,19 @@ def tiny(tmp_path_factory):
             )
         return made[key]
 
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of what the workflow reads, without results."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("Snakefile", "workflow", "config", "src", "profiles"):
+        source = ROOT / name
+        if source.is_symlink():
+            (folder / name).symlink_to(os.readlink(source))
+        elif source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(source, folder / name)
     return folder

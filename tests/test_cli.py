@@ -140,7 +140,7 @@ def test_the_two_uses_of_sample(tmp_path):
     assert "a benchmark does not go with --n, --histogram" in fails("sample", "mcq", *model, "--n", 3, "--histogram")
     for incomplete in (("--n", 3), ("mcq", "--settings", "{}", "--seed", 1)):
         assert "needs --prompt, or a benchmark with --settings" in fails("sample", *model, *incomplete)
-    assert "temperature: Input should be greater than 0" in fails(
+    assert "temperature: Input should be greater than or equal to 0.01" in fails(
         "sample", *model, "--prompt", "x", "--temperature", 0)  # fmt: skip
     assert "engine: Input should be 'transformers' or 'vllm'" in fails(
         "sample", *model, "--prompt", "x", "--engine", "llama")  # fmt: skip
@@ -171,3 +171,20 @@ def test_a_full_disk_leaves_nothing(small_disk):
 
 def test_traceback_only_when_asked(tmp_path):
     assert "Traceback" in cft("--debug", "target", "normal", "mu=0").stderr
+
+
+def test_a_cancelled_job_takes_its_temporary_files_along(tmp_path):
+    script = (
+        "import sys, time, pathlib; from cft import cli, provenance\n"
+        "def work():\n"
+        f"    with provenance.replacing(pathlib.Path({str(tmp_path)!r}) / 'out') as temporary:\n"
+        "        temporary.write_text('half'); print('started', flush=True); time.sleep(60)\n"
+        "cli.app = work\n"
+        "cli.main()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"started\n"
+    assert list(tmp_path.iterdir())
+    process.terminate()
+    assert process.wait(30) == 143
+    assert not list(tmp_path.iterdir())

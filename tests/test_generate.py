@@ -1,5 +1,6 @@
 """The draws of a job as a file: resume, the adapter check, what is refused."""
 
+import dataclasses
 import sys
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 
 from cft import CftError, generate
 from cft.config import FinetuneMethod, SamplingSettings, VllmSettings
+from cft.engines import Job
 from cft.engines.transformers import TreeSampler
 from cft.generate import plan, sample
 from cft.models import load_model
@@ -47,23 +49,39 @@ def test_a_killed_job_continues_and_its_file_is_the_same(tiny, tmp_path, monkeyp
     assert frame.groupby("prompt_id", sort=False)["draw"].apply(list).tolist() == [list(range(20))] * 3
 
 
-def test_the_journal_of_another_job_is_not_continued(tiny, tmp_path):
-    """Not of other settings, another seed, or an adapter that was trained again in its place."""
-    out = tmp_path / "out.parquet"
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    found = []
-    for weights, settings in ((b"one", {}), (b"two", {}), (b"two", {"temperature": 0.5})):
-        (adapter / "adapter_model.safetensors").write_bytes(weights)
-        header = {
-            **SamplingSettings(draws=1, max_new_tokens=1, **settings).model_dump(),
-            "a": generate._digest(adapter),
-        }
-        journal = generate.Journal(out, header)
-        found.append(len(journal.done))
-        journal.add([{"prompt_id": "a", "draw": 0, "text": "1"}])
-        assert len(generate.Journal(out, header).done) == 1
-    assert found == [0, 0, 0]
+@pytest.fixture
+def adapter(tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"first training")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 2},
+        {"prompts": {"a": [1, 2, 4]}},
+        {"settings": SamplingSettings(draws=3, max_new_tokens=4, temperature=0.5)},
+        {"vllm": VllmSettings(adapter="merge")},
+        {"adapter": "trained again"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_journal_of_another_job_is_not_continued(tiny, tmp_path, adapter, change):
+    settings, out = SamplingSettings(draws=3, max_new_tokens=4), tmp_path / "out.parquet"
+    job = Job(tiny("llama"), adapter, None, {"a": [1, 2, 3]}, [2], settings, 1, 100, VllmSettings())
+
+    def kept(job):
+        return len(generate.Journal(out, generate._header(job, {"method": "soft"})).done)
+
+    generate.Journal(out, generate._header(job, {"method": "soft"})).add([{"prompt_id": "a", "draw": 0, "text": "1"}])
+    assert kept(job) == 1
+    if "adapter" in change:
+        (adapter / "adapter_model.safetensors").write_bytes(b"second training")
+        assert kept(job) == 0
+    else:
+        assert kept(dataclasses.replace(job, **change)) == 0
 
 
 def test_a_stop_string_ends_a_draw_before_it(tiny, tmp_path):

@@ -100,7 +100,7 @@ def test_every_draw_once(engine, draws):
 
 
 def test_the_adapter_is_merged_and_checked_against_transformers(engine):
-    assert engine.facts["adapter"]["merged"] and engine.facts["adapter"]["given_to_vllm_as"] == "a temporary checkpoint"
+    assert engine.facts["adapter"]["merged"] and not engine.facts["adapter"]["lora_request"]
     assert engine.facts["parity"]["largest_difference_nats"] < 1e-3 < engine.facts["parity"]["adapter_changes_nats"]
 
 
@@ -182,10 +182,27 @@ def test_a_killed_job_continues_with_the_same_draws(engine, draws, prompts, smol
 def test_the_adapter_as_a_request(engine, draws, prompts, smollm2, adapter, tmp_path):
     subprocess.run(command(tmp_path, prompts, smollm2, adapter, "request", draws=3), check=True, capture_output=True)
     run = json.loads((tmp_path / "draws.run.json").read_text())
-    assert run["adapter"]["given_to_vllm_as"] == "a LoRARequest" and not run["adapter"]["merged"]
+    assert run["adapter"]["lora_request"] and not run["adapter"]["merged"]
     assert run["parity"]["without_adapter"]["largest_difference_nats"] < 1e-3
     assert run["parity"]["adapter_changes_nats"] > 0.1 and run["vllm"]["batch_invariant"] is False
     assert same_texts(pd.read_parquet(tmp_path / "draws.parquet"), engine, draws)
+
+
+def test_the_workflow_draws_with_vllm(smollm2, checkout):
+    """The rule of the paper's runs; cache_tokens and vllm reach the engine."""
+    config = {
+        "title": "vLLM", "seeds": [1], "methods": {"base": {"kind": "base"}},
+        "models": {"m": {"source": "folder", "path": str(smollm2), "dtype": "float32", "cache_tokens": 4096}},
+        "benchmarks": {"structured": {"engine": "vllm", "draws": 1, "max_new_tokens": 8}},
+    }  # fmt: skip
+    (checkout / "config.yaml").write_text(json.dumps(config))
+    out = checkout / "results/samples/structured/m/base/seed1.parquet"
+    line = ["snakemake", "--configfile", "config.yaml", str(out.relative_to(checkout))]
+    done = subprocess.run(line, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_parquet(out)) == 42
+    run = json.loads(out.with_suffix(".run.json").read_text())
+    assert run["vllm"]["max_num_seqs"] == 4096 // 96 and run["sampling"]["engine"] == "vllm"
 
 
 def test_too_little_memory_is_one_line(prompts, smollm2, adapter, tmp_path):

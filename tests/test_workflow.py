@@ -27,21 +27,6 @@ def plan(*arguments, cwd):
     return Counter({k: int(v) for k, v in re.findall(r"^(\S+) +(\d+)$", table[1], re.M)}) if table else Counter()
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A copy of what the workflow reads, without results."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("Snakefile", "workflow", "config", "src", "profiles"):
-        source = ROOT / name
-        if source.is_symlink():
-            (folder / name).symlink_to(os.readlink(source))
-        elif source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        else:
-            shutil.copy(source, folder / name)
-    return folder
-
-
 def test_the_default_is_the_demo(checkout):
     jobs = plan(cwd=checkout)
     assert jobs == plan("--configfile", "config/demo.yaml", cwd=checkout)

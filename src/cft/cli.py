@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -23,6 +24,8 @@ def _start(debug: Annotated[bool, typer.Option(help="show a traceback when somet
 
 def main() -> None:
     """Run the command; a mistake ends it with one line and exit code 1, a wrong option with code 2."""
+    # A cancelled job leaves through the same door as a failed one, so that temporary files go.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except Exception as error:

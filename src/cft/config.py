@@ -121,9 +121,11 @@ class SamplingSettings(Settings):
     engine: Literal["transformers", "vllm"] = "transformers"
     draws: int = Field(ge=1, description="texts per prompt")
     max_new_tokens: int = Field(ge=1)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.01)  # vLLM takes a lower one for this
     top_p: float = Field(default=1.0, gt=0, le=1)
-    stop: list[str] = Field(default=[], description="texts that end a draw; the draw ends before them")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="texts that end a draw; the draw ends before them"
+    )
 
 
 class StructuredBenchmark(SamplingSettings):

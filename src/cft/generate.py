@@ -49,11 +49,7 @@ def sample(job: Job, identity: dict[str, Any], out: Path) -> None:
     Draws are kept in a journal beside `out` as they come; a killed job continues from it, and ends in the same file.
     Raises CftError when the adapter does not fit or is not active.
     """
-    journal = Journal(
-        out,
-        {**settings_of(job.model).model_dump(), **job.settings.model_dump(), **identity, "seed": job.seed,
-         "adapter": _digest(job.adapter)},
-    )  # fmt: skip
+    journal = Journal(out, _header(job, identity))
     todo = [request for request in job.requests if (request.prompt_id, request.draw) not in journal.done]
     engine = start(job)
     with Progress("sample", len(job.requests), "draws") as progress:
@@ -68,13 +64,27 @@ def sample(job: Job, identity: dict[str, Any], out: Path) -> None:
     journal.remove()
 
 
-def _digest(adapter: Path | None) -> str | None:
-    """What tells an adapter from one that was trained again in its place."""
-    if adapter is None:
-        return None
+def _header(job: Job, identity: dict[str, Any]) -> dict[str, Any]:
+    """All that draws depend on: a journal under another header is of another job."""
+    return {
+        **settings_of(job.model).model_dump(),
+        **job.settings.model_dump(),
+        **identity,
+        "seed": job.seed,
+        "vllm": job.vllm.model_dump(),
+        "prompts": _digest(json.dumps([job.prompts, job.stops]).encode()),
+        "adapter": job.adapter and _digest(_weights(job.adapter)),
+    }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _weights(adapter: Path) -> bytes:
+    """An adapter's weights: one that was trained again in its place differs in them alone."""
     try:
-        with open(adapter / "adapter_model.safetensors", "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return (adapter / "adapter_model.safetensors").read_bytes()
     except OSError as error:
         raise CftError(f"adapter {adapter}: cannot be read ({error.strerror}); train it with `cft finetune`")
 

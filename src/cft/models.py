@@ -128,8 +128,8 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(folder: Path, adapter: Path | None = None) -> Any:
-    """The causal language model of a prepared folder in its dtype, on this machine's device, in evaluation mode.
+def load_model(folder: Path, adapter: Path | None = None, on: torch.device | None = None) -> Any:
+    """The causal language model of a prepared folder in its dtype, on this machine's device or `on`, to evaluate.
 
     With `adapter` the PEFT adapter is attached (not merged). Raises CftError when it belongs to another model.
     """
@@ -141,7 +141,7 @@ def load_model(folder: Path, adapter: Path | None = None) -> Any:
         raise CftError(f"model {where['pretrained_model_name_or_path']}: {str(error).splitlines()[0]}")
     if adapter is not None:
         model = _attach(model, Path(adapter))
-    return model.eval().to(device())
+    return model.eval().to(on or device())
 
 
 def _attach(model: Any, adapter: Path) -> Any:

