@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 import typer
 
-from cft import engines
+from cft import engines, vllm_setup
 from cft.config import SamplingSettings, VllmSettings
 from cft.distributions import registry
-from cft.engines import Draw, Job, Request
+from cft.engines import Job, Request
 from cft.generate import plan
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -92,51 +92,42 @@ def generate(model: Any, job: Job, keys: list[str], batches: int) -> int:
 
 
 @app.command()
-def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 48) -> None:
-    """Draws per second of one queue (adapter merged) and of batches of 16 (adapter merged, and as a LoRARequest)."""
+def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24) -> None:
+    """Draws per second of one queue (adapter merged) and of batches of 16, merged and as the paper's code has it."""
     found: dict[str, Any] = {}
-    for how in ("merge", "request"):
-        line = [
-            sys.executable,
-            __file__,
-            "vllm-arms",
-            how,
-            "--model",
-            model,
-            "--adapter",
-            adapter,
-            "--draws",
-            str(draws),
-        ]
+    for how, block in (("merge", 32), ("request", 32), ("request", 128)):
+        line = [sys.executable, __file__, "vllm-arms", how, "--block", str(block), "--draws", str(draws),
+                "--model", model, "--adapter", adapter]  # fmt: skip
         done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
         found |= json.loads(done.stdout.splitlines()[-1])
-    ours = found["merge, one queue"]["draws_per_s"]
-    found["ratio_to_batches_of_16"] = ours / found["merge, batches of 16"]["draws_per_s"]
-    found["ratio_to_request_in_batches_of_16"] = ours / found["request, batches of 16"]["draws_per_s"]
-    keep("vllm", found)
+    ours = found["merge, block 32, one queue"]["draws_per_s"]
+    ratios = {name: ours / arm["draws_per_s"] for name, arm in found.items() if "batches" in name}
+    keep("vllm", found | {"one queue against": ratios})
 
 
 @app.command(hidden=True)
 def vllm_arms(
-    how: Literal["merge", "request"], model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 48
+    how: Literal["merge", "request"],
+    block: int = 32,
+    model: Model = MODEL,
+    adapter: Model = ADAPTER,
+    draws: int = 24,
 ) -> None:
-    """One process can hold one vLLM; this is the process of one way to give it the adapter."""
+    """One process can hold one vLLM: this is the process of one way to start it; 128 is vLLM's own block size."""
+    vllm_setup.BLOCK = block
     job = job_of(model, adapter, "vllm", draws, how)
     engine: Any = engines.start(job)
-
-    def in_batches(requests: list[Request], size: int) -> int:
-        drawn: list[Draw] = []
-        for first in range(0, len(requests), size):
-            drawn += engine.draw(requests[first : first + size])
-        return len(drawn)
-
     # The same draws in every arm, whole prompts, each arm with an empty cache.
     some = [request for request in job.requests if request.prompt_id in list(job.prompts)[::3]]
-    found = {f"{how}, batches of 16": measured(lambda: in_batches(some, 16))}
+    found = {f"{how}, block {block}, batches of 16": measured(lambda: in_batches(engine, some, 16))}
     if how == "merge":
         engine.llm.reset_prefix_cache()
-        found["merge, one queue"] = measured(lambda: in_batches(some, len(some)))
+        found[f"{how}, block {block}, one queue"] = measured(lambda: in_batches(engine, some, len(some)))
     print(json.dumps(found))
+
+
+def in_batches(engine: Any, requests: list[Request], size: int) -> int:
+    return sum(1 for first in range(0, len(requests), size) for _ in engine.draw(requests[first : first + size]))
 
 
 @app.command()
