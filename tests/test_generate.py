@@ -62,14 +62,14 @@ def adapter(tmp_path):
     [
         {"seed": 2},
         {"prompts": {"a": [1, 2, 4]}},
-        {"settings": SamplingSettings(draws=3, max_new_tokens=4, temperature=0.5)},
+        {"settings": SamplingSettings(engine="vllm", draws=3, max_new_tokens=4, temperature=0.5)},
         {"vllm": VllmSettings(adapter="merge")},
         {"adapter": "trained again"},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_the_journal_of_another_job_is_not_continued(tiny, tmp_path, adapter, change):
-    settings, out = SamplingSettings(draws=3, max_new_tokens=4), tmp_path / "out.parquet"
+    settings, out = SamplingSettings(engine="vllm", draws=3, max_new_tokens=4), tmp_path / "out.parquet"
     job = Job(tiny("llama"), adapter, None, {"a": [1, 2, 3]}, [2], settings, 1, 100, VllmSettings())
 
     def kept(job):
@@ -82,6 +82,14 @@ def test_the_journal_of_another_job_is_not_continued(tiny, tmp_path, adapter, ch
         assert kept(job) == 0
     else:
         assert kept(dataclasses.replace(job, **change)) == 0
+
+
+def test_the_tree_sampler_does_not_depend_on_vllm(tiny):
+    job = Job(
+        tiny("llama"), None, None, {"a": [1]}, [2], SamplingSettings(draws=1, max_new_tokens=1), 1, 9, VllmSettings()
+    )
+    other = dataclasses.replace(job, vllm=VllmSettings(memory=0.5))
+    assert generate._header(job, {}) == generate._header(other, {})
 
 
 def test_a_stop_string_ends_a_draw_before_it(tiny, tmp_path):

@@ -71,7 +71,7 @@ def _header(job: Job, identity: dict[str, Any]) -> dict[str, Any]:
         **job.settings.model_dump(),
         **identity,
         "seed": job.seed,
-        "vllm": job.vllm.model_dump(),
+        "vllm": job.vllm.model_dump() if job.settings.engine == "vllm" else None,
         "prompts": _digest(json.dumps([job.prompts, job.stops]).encode()),
         "adapter": job.adapter and _digest(_weights(job.adapter)),
     }
