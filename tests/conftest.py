@@ -68,12 +68,12 @@ def tiny(tmp_path_factory):
 def checkout(tmp_path_factory):
     """A copy of what the workflow reads, without results."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("Snakefile", "workflow", "config", "src", "profiles"):
+    for name in ("Snakefile", "workflow", "config", "src", "profiles", "slurm", "containers"):
         source = ROOT / name
         if source.is_symlink():
             (folder / name).symlink_to(os.readlink(source))
         elif source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "sif"))
         else:
             shutil.copy(source, folder / name)
     return folder

@@ -2,7 +2,11 @@
 include: "rules/common.smk"
 
 
-container: experiment.image
+container: image("finetune")
+
+
+onstart:
+    slurm.nothing_left(Path.cwd())
 
 
 include: "rules/data.smk"

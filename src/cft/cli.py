@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from cft import CftError
-from cft.commands import app, look, run, show
+from cft.commands import app, images, look, run, show
 
-__all__ = ["app", "look", "main", "run", "show"]
+__all__ = ["app", "images", "look", "main", "run", "show"]
 
 
 @app.callback()

@@ -58,6 +58,7 @@ class ModelSettings(ModelSource):
         default=65536, ge=1, description="tokens of key-value cache while drawing or measuring the law"
     )
     vllm: VllmSettings = VllmSettings()
+    gpus: int = Field(default=1, ge=0, description="GPUs that a job of this model asks for; 0: it runs on a processor")
     seeds: list[int] | None = Field(default=None, description="replaces the experiment's seeds for this model")
 
     def source_only(self) -> dict[str, Any]:
@@ -184,7 +185,10 @@ class Experiment(Settings):
     benchmarks: Benchmarks
     tables: dict[Name, TableSettings] = Field(default={})
     figures: dict[Name, FigureSettings] = Field(default={})
-    image: str = Field(default="containers/cft.sif", description="Apptainer image of jobs under --sdm apptainer")
+    images: str = Field(default="containers/images.yaml", description="images of jobs under --sdm apptainer")
+    cache: str | None = Field(
+        default=None, description="folder of downloads and compiled kernels; $VARIABLES are those of a job's machine"
+    )
     threads: int = Field(default=2, ge=1, description="processor threads of a job that runs a model")
     distributions: str = "config/distributions.yaml"
     assets: str = "config/assets.yaml"

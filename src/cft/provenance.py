@@ -1,5 +1,6 @@
 """Files that are whole or absent, and the run.json beside each of them."""
 
+import hashlib
 import json
 import os
 import platform
@@ -11,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from cft import CftError
+
+if TYPE_CHECKING:  # a cluster's head node has neither
+    import pandas as pd
+    import pyarrow as pa
 
 STARTED = time.time()
 PACKAGES = (
@@ -70,7 +71,16 @@ def write_run(output: Path, **facts: Any) -> None:
         "code": code_version(),
         "packages": dict(sorted(_packages().items())),
         "python": platform.python_version(),
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "gpus": gpus(),
+            "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "node": os.environ.get("SLURMD_NODENAME"),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        },
+        "container": container(),
         **facts,
     }
     with replacing(run_path(Path(output))) as temporary:
@@ -78,13 +88,65 @@ def write_run(output: Path, **facts: Any) -> None:
 
 
 def code_version() -> dict[str, Any]:
-    """The git commit of this checkout and whether tracked files differ from it; unknown outside a checkout."""
+    """The git commit of this checkout and whether tracked files differ from it; unknown outside a checkout.
+
+    In a container, which has no git, it is what the workflow saw outside.
+    """
+    if "CFT_HOST" in os.environ:
+        return json.loads(os.environ["CFT_HOST"])["code"]
     root = Path(__file__).resolve().parents[2]
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return {"commit": commit, "modified": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "unknown", "modified": None}
+
+
+def container(root: Path = Path("/.singularity.d")) -> dict[str, Any] | None:
+    """The image that this process runs in: name, digest, hash of its file, hash of its lock; None outside of one.
+
+    The digest is that of a published image; a local build has none, and its name says its content.
+    """
+    sif = os.environ.get("APPTAINER_CONTAINER")
+    if not sif:
+        return None
+    labels = json.loads((root / "labels.json").read_text())
+    name = labels.get("org.opencontainers.image.title", "unknown")
+    images = json.loads(os.environ.get("CFT_HOST", "{}")).get("images", {})
+    location = images.get(name.removeprefix("cft-"), sif)
+    return {
+        "name": name,
+        "image": location,
+        "digest": location.partition("@")[2] or None,
+        "sif_sha256": file_hash(Path(sif)) if Path(sif).is_file() else None,
+        "lock": labels.get("cft.lock"),
+        "commit": labels.get("org.opencontainers.image.revision"),
+    }
+
+
+def file_hash(sif: Path) -> str:
+    """The sha256 of an image file, kept beside it, as hashing gigabytes takes longer than some jobs."""
+    kept = sif.with_name(f"{sif.name}.sha256")
+    if kept.is_file() and kept.stat().st_mtime_ns >= sif.stat().st_mtime_ns:
+        return kept.read_text().split()[0]
+    with sif.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with replacing(kept) as temporary:
+        temporary.write_text(f"{found}  {sif.name}\n")
+    return found
+
+
+def gpus() -> list[dict[str, str]]:
+    """Name, driver and UUID of each GPU that this process may use, as nvidia-smi tells; empty without a driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible == "" or not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,uuid", "--format=csv,noheader"]
+    answer = subprocess.run([*query, *(["-i", visible] if visible else [])], capture_output=True, text=True)
+    if answer.returncode:
+        return []
+    keys = ("name", "driver", "uuid")
+    return [dict(zip(keys, line.split(", "), strict=True)) for line in answer.stdout.splitlines()]
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -109,19 +171,25 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def write_table(frame: pd.DataFrame | pa.Table, path: Path, **facts: Any) -> None:
+def write_table(frame: "pd.DataFrame | pa.Table", path: Path, **facts: Any) -> None:
     """Write a parquet file and its run.json; the same rows give the same bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
     with replacing(path) as temporary:
         pq.write_table(table.replace_schema_metadata(None), temporary)
     write_run(path, **facts)
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str] | None = None) -> "pd.DataFrame":
     """Read a parquet file.
 
     Raises CftError naming the file when it is missing, truncated or lacks one of `columns`.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     path = Path(path)
     if not path.is_file():
         raise CftError(f"{path}: no such file; make it with `snakemake {path}`")

@@ -1,21 +1,27 @@
 # Helpers and wildcard constraints; no rule.
 import json
+import os
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from cft import CftError
+from cft import CftError, images, slurm
 from cft.config import Experiment
 from cft.settings import check
 
 try:
     experiment = check(Experiment, config, "configuration")
+    IMAGES = images.read(experiment.images)
+    # What jobs find around them: binds, caches. Those of the smoke test are the same.
+    if workflow.modifier.is_main_snakefile():
+        os.environ.update(images.environment(experiment, workflow.local_exec and not workflow.dryrun))
 except CftError as error:
     raise WorkflowError(str(error))
 
 BENCHMARKS = experiment.benchmarks.chosen()
 LAWS = [name for name in BENCHMARKS if name != "mcq"]
 TUNED = [name for name, method in experiment.methods.items() if method.kind == "finetune"]
+SAMPLER = "sampling" if any(each.engine == "vllm" for each in BENCHMARKS.values()) else "finetune"
 ADAPTER = ["adapter_model.safetensors", "adapter_config.json"]
 
 
@@ -26,6 +32,17 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+def image(name):
+    """The image of a job, which must be there if jobs run in images."""
+    wanted = [str(method) for method in workflow.deployment_settings.deployment_method]
+    try:
+        if "apptainer" in wanted:
+            IMAGES[name].present(name)
+        return IMAGES[name].location(name)
+    except CftError as error:
+        raise WorkflowError(str(error))
+
+
 def settings(value):
     """Settings as one word of a command line."""
     return json.dumps(value if isinstance(value, dict) else value.model_dump(mode="json"))
@@ -34,6 +51,10 @@ def settings(value):
 def identity(wildcards):
     """The columns that say whose draws or law a file holds."""
     return json.dumps({"model": wildcards.model, "method": wildcards.method, "seed": int(wildcards.seed)})
+
+
+def gpus(wildcards):
+    return experiment.models[wildcards.model].gpus
 
 
 def adapter_files(wildcards):

@@ -14,6 +14,10 @@ rule data:
         "results/logs/data/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/data/{method}/seed{seed}.tsv"
+    group:
+        "prepare"
+    resources:
+        slots=1,
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
         out=subpath(output[0], parent=True),
@@ -32,6 +36,10 @@ rule prompts:
         "results/logs/prompts/{benchmark}.log",
     benchmark:
         "results/benchmarks/prompts/{benchmark}.tsv"
+    group:
+        "prepare"
+    resources:
+        slots=1,
     params:
         settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
         mirror=f"--mirror {experiment.assets_mirror}" if experiment.assets_mirror else "",

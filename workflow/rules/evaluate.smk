@@ -16,8 +16,11 @@ rule sample:
         "results/logs/sample/{benchmark}/{model}/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/sample/{benchmark}/{model}/{method}/seed{seed}.tsv"
+    container:
+        image(SAMPLER)
     threads: experiment.threads
     resources:
+        gpu=gpus,
         cache_tokens=lambda wildcards: experiment.models[wildcards.model].cache_tokens,
         vllm=lambda wildcards: settings(experiment.models[wildcards.model].vllm),
     params:
@@ -48,6 +51,7 @@ rule law:
         "results/benchmarks/law/{benchmark}/{model}/{method}/seed{seed}.tsv"
     threads: experiment.threads
     resources:
+        gpu=gpus,
         cache_tokens=lambda wildcards: experiment.models[wildcards.model].cache_tokens,
     params:
         settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
@@ -73,6 +77,10 @@ rule score:
         "results/logs/score/{benchmark}/{model}/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/score/{benchmark}/{model}/{method}/seed{seed}.tsv"
+    group:
+        "score_{model}"
+    resources:
+        slots=1,
     params:
         law=lambda wildcards, input: f"--law {input.law}" if input.law else "",
     shell:

@@ -11,6 +11,10 @@ rule scores:
         "results/logs/scores.log",
     benchmark:
         "results/benchmarks/scores.tsv"
+    group:
+        "show"
+    resources:
+        slots=1,
     shell:
         "cft scores {input:q} --out {output:q} 2> {log:q}"
 
@@ -32,6 +36,10 @@ for name, shown in experiment.tables.items():
             f"results/logs/tables/{name}.log",
         benchmark:
             f"results/benchmarks/tables/{name}.tsv"
+        group:
+            "show"
+        resources:
+            slots=1,
         params:
             name=name,
             scores=lambda wildcards, input: [f"--scores={file}" for file in input.scores],
@@ -59,6 +67,10 @@ for name, shown in experiment.figures.items():
             f"results/logs/figures/{name}.log",
         benchmark:
             f"results/benchmarks/figures/{name}.tsv"
+        group:
+            "show"
+        resources:
+            slots=1,
         params:
             name=name,
             sources=lambda wildcards, input: [
@@ -90,6 +102,10 @@ rule report:
         "results/logs/report.log",
     benchmark:
         "results/benchmarks/report.tsv"
+    group:
+        "show"
+    resources:
+        slots=1,
     params:
         settings=settings(experiment),
         files=lambda wildcards, input: [

@@ -37,6 +37,7 @@ rule finetune:
     threads: experiment.threads
     # How a job is run is a resource, as a change of it must not run the job again.
     resources:
+        gpu=gpus,
         micro_batch=lambda wildcards: experiment.models[wildcards.model].micro_batch,
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),

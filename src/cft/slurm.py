@@ -1,0 +1,25 @@
+"""What a workflow asks Slurm before it starts."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from cft import CftError
+
+
+def nothing_left(folder: Path) -> None:
+    """Raises CftError if jobs of an earlier run in `folder` are still in the queue; nothing happens without a Slurm.
+
+    A Snakemake that was killed leaves its jobs running. Submitting them again would let two jobs write one file. The
+    profile's slurm-jobname-prefix marks our jobs.
+    """
+    if not shutil.which("squeue"):
+        return
+    answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%i|%j|%Z"], capture_output=True, text=True)
+    lines = [line.strip().split("|") for line in answer.stdout.splitlines()]
+    jobs = [job for job, name, where in lines if name.startswith("cft_") and Path(where).resolve() == folder.resolve()]
+    if jobs:
+        raise CftError(
+            f"{len(jobs)} jobs of an earlier run in this folder are still in Slurm's queue; wait until they have "
+            f"ended, or end them with: scancel {' '.join(jobs)}"
+        )

@@ -1,0 +1,34 @@
+"""A run does not start while jobs of an earlier one are in the queue of a (pretended) Slurm."""
+
+import os
+
+import pytest
+
+from cft import CftError, slurm
+
+
+def pretend(tmp_path, monkeypatch, *lines):
+    tool = tmp_path / "squeue"
+    tool.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+def test_jobs_of_an_earlier_run_are_named(tmp_path, monkeypatch):
+    pretend(
+        tmp_path,
+        monkeypatch,
+        f"7|cft_ab|{tmp_path}",
+        "8|cft_ab|/elsewhere",
+        f"9|other|{tmp_path}",
+        f"12|cft_c|{tmp_path}",
+    )
+    with pytest.raises(CftError, match=r"2 jobs of an earlier run .* scancel 7 12$"):
+        slurm.nothing_left(tmp_path)
+
+
+def test_nothing_is_said_of_others_or_without_a_slurm(tmp_path, monkeypatch):
+    pretend(tmp_path, monkeypatch, "8|cft_ab|/elsewhere", f"9|other|{tmp_path}")
+    slurm.nothing_left(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    slurm.nothing_left(tmp_path)
