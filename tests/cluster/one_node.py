@@ -154,7 +154,7 @@ class Cluster:
             self._end(name)
         for link in Path("/etc/slurm").glob("*.conf"):
             if link.is_symlink() and str(self.state) in os.readlink(link):
-                link.unlink()
+                link.unlink(missing_ok=True)  # another stop may be at it
 
     def _end(self, name: str) -> None:
         file = self.state / f"{name}.pid"

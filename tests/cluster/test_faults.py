@@ -52,14 +52,18 @@ def snakemake(before, cluster, environment):
             process.kill()
     for job in ours(cluster):
         must("scancel", job)
+    if "drain" in cluster.node_state():
+        cluster.set_node("resume")
 
 
 def running(cluster, rule):
-    """The id of the job of a rule, once it runs."""
-    found = cluster.wait(
-        lambda: [job for job, _, what in cluster.jobs("RUNNING") if f"rule_{rule}_" in what], rule, 120
-    )
-    return found[0]
+    """The id of the job of a rule, once its step runs: a drained node starts no steps, not even those of its jobs."""
+
+    def found():
+        jobs = [job for job, _, what in cluster.jobs("RUNNING") if f"rule_{rule}_" in what]
+        return [job for job in jobs if f"{job}.0" in must("squeue", "--steps", "-h", "-j", job)]
+
+    return cluster.wait(found, f"{rule} to run", 120)[0]
 
 
 def submissions(cluster, rule):
@@ -162,7 +166,7 @@ def test_a_corrupt_adapter(snakemake, before, finished):
     file.write_bytes(file.read_bytes()[:1000])
     answer = snakemake(DRAWS, "--retries", "0")
     assert answer.returncode == 1
-    assert "cft: results/adapters/tiny-llama/soft/seed1" in answer.stderr + answer.stdout
+    assert "cft: adapter results/adapters/tiny-llama/soft/seed1: cannot be read" in answer.stderr + answer.stdout
     assert not (before / DRAWS).exists()
 
 
