@@ -5,14 +5,23 @@ Arguments: the packages that the image must have besides torch and transformers.
 
 import importlib
 import math
+import subprocess
 import sys
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 for name in sys.argv[1:]:
-    print(name, importlib.import_module(name).__version__)
+    module = importlib.import_module(name)
+    print(name, module.__version__)
+    # vLLM imports without its kernels, to fail when it draws. torch brings its own libraries; the driver is the host's.
+    told = subprocess.run(["ldd", *Path(module.__file__).parent.glob("*.so")], capture_output=True, text=True).stdout
+    missing = {line.split()[0] for line in told.splitlines() if line.endswith("not found")}
+    missing -= {file.name for file in Path(torch.__file__).parent.glob("lib/*")}
+    if missing := {library for library in missing if not library.startswith(("libcu", "libnv"))}:
+        sys.exit(f"selftest: {name} needs {', '.join(sorted(missing))}, which is not in this image")
 
 torch.manual_seed(0)
 config = LlamaConfig(vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)

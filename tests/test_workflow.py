@@ -64,7 +64,7 @@ def test_smoke_runs_every_rule(checkout):
 def finished(checkout):
     """The checkout as after a run: every output is there (empty), and Snakemake knows of it."""
     listed = snakemake("--dry-run", "smoke", cwd=checkout).stdout
-    for line in re.findall(r"^    output: (.*)$", listed, re.M):
+    for line in re.findall(r"^ +output: (.*)$", listed, re.M):
         for name in line.split(", "):
             path = checkout / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -208,8 +208,8 @@ def environment(experiment: Experiment, jobs_here: bool = True) -> dict[str, str
     """Environment variables of jobs: what Apptainer binds and passes on, caches, and what run.json says of the host.
 
     The code is bound read-only. Folders outside the working directory are bound if they are there: HF_HOME, the mirror
-    of assets, folders of models, results and images where they are links to another disk, and the cache. `jobs_here`: whether jobs run on this machine,
-    which then must be able to write the cache; raises CftError if it is not.
+    of assets, folders of models, results and images where they are links to another disk, and the cache.
+    `jobs_here`: whether jobs run on this machine, which then must be able to write the cache; else CftError.
     """
     passed = {name: os.environ[name] for name in PASSED if name in os.environ}
     if experiment.cache:

@@ -17,6 +17,7 @@ from cft.parity import TOLERANCE
 
 BLOCK = 32  # tokens in a block of the cache on a processor; vLLM takes multiples of 32 there
 CAUSES = {
+    "_OpNamespace": "its compiled kernels were not loaded: install what `ldd` says is missing from vllm/*.so",
     "not supported for now": "vLLM does not know its architecture: set the benchmark's engine to transformers",
     "KV cache is needed": "too little key-value cache: raise the model's vllm.memory, vllm.tensor_parallel "
     "or, on a processor, cache_tokens",

@@ -51,9 +51,9 @@ def published(registry, environment, tmp_path_factory):
     store = {"STORAGE_DRIVER": "vfs", "TMPDIR": str(tmp_path_factory.mktemp("layers"))}
 
     def buildah(*words):
-        return must("buildah", *words, cwd=ROOT, env=os.environ | store).split()[-1]
+        return must("buildah", *words, cwd=ROOT, env=os.environ | store)
 
-    container = buildah("from", "scratch")
+    container = buildah("from", "scratch").strip()
     buildah("add", "--quiet", container, base(), "/")
     buildah("commit", "--quiet", "--rm", container, start)
     row = yaml.safe_load((ROOT / TABLE).read_text())["finetune"]
