@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cft import CftError, images, provenance
+from cft import CftError, images, jobs, provenance
 from cft.config import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,10 +146,10 @@ def test_what_differs_from_a_lock_is_named():
 
 def test_jobs_are_told_what_they_need(tmp_path, monkeypatch):
     experiment = load(ROOT / "config/smoke.yaml")
-    for name in images.PASSED:
+    for name in jobs.PASSED:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(ROOT)
-    told = images.environment(experiment)
+    told = jobs.environment(experiment)
     assert told["APPTAINER_BIND"] == f"{ROOT}/src:/opt/cft/src:ro"
     assert set(told) == {"APPTAINER_BIND", "APPTAINERENV_CFT_HOST"}
     host = json.loads(told["APPTAINERENV_CFT_HOST"])
@@ -159,19 +159,34 @@ def test_jobs_are_told_what_they_need(tmp_path, monkeypatch):
     (tmp_path / "hub").mkdir()
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("WHERE", str(tmp_path / "scratch"))
-    told = images.environment(experiment.model_copy(update={"assets_mirror": str(tmp_path)}))
+    told = jobs.environment(experiment.model_copy(update={"assets_mirror": str(tmp_path)}))
     assert told["APPTAINERENV_HF_HOME"] == str(tmp_path / "hub")
     assert told["APPTAINER_BIND"].split(",")[1:] == [str(tmp_path / "hub"), str(tmp_path)]
-    told = images.environment(experiment.model_copy(update={"cache": "$WHERE/cft"}))
+    told = jobs.environment(experiment.model_copy(update={"cache": "$WHERE/cft"}))
     assert told["HF_HOME"] == told["APPTAINERENV_HF_HOME"] == str(tmp_path / "scratch/cft/huggingface")
-    for name in images.CACHES.values():
+    for name in jobs.CACHES.values():
         assert str(tmp_path / "scratch/cft" / name) in told["APPTAINER_BIND"].split(",")
         assert (tmp_path / "scratch/cft" / name).is_dir()
     nowhere = experiment.model_copy(update={"cache": "/proc/nowhere"})
     with pytest.raises(CftError, match="cache: /proc/nowhere/huggingface: "):
-        images.environment(nowhere)
-    told = images.environment(nowhere, jobs_here=False)  # the head node need not have a node's disk
+        jobs.environment(nowhere)
+    told = jobs.environment(nowhere, jobs_here=False)  # the head node need not have a node's disk
     assert told["HF_HOME"] == "/proc/nowhere/huggingface" and "nowhere" not in told["APPTAINER_BIND"]
+
+
+def test_folders_are_bound_under_the_names_that_jobs_use(tmp_path, monkeypatch):
+    """As on clusters, where /scratch is a link, and results another one into it."""
+    (tmp_path / "disk/mine/hub").mkdir(parents=True)
+    (tmp_path / "scratch").symlink_to(tmp_path / "disk")
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone/results").symlink_to(tmp_path / "scratch/mine")
+    monkeypatch.chdir(tmp_path / "clone")
+    assert jobs._binds([tmp_path / "scratch/mine/hub", Path("results"), Path("none")]) == [
+        f"{tmp_path}/disk/mine/hub",
+        f"{tmp_path}/disk/mine/hub:{tmp_path}/scratch/mine/hub",
+        f"{tmp_path}/disk/mine",
+        f"{tmp_path}/disk/mine:{tmp_path}/scratch/mine",
+    ]
 
 
 def test_a_slurm_job_without_gpus_sees_none(monkeypatch):
@@ -179,9 +194,9 @@ def test_a_slurm_job_without_gpus_sees_none(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert images.environment(experiment)["APPTAINERENV_CUDA_VISIBLE_DEVICES"] == ""
+    assert jobs.environment(experiment)["APPTAINERENV_CUDA_VISIBLE_DEVICES"] == ""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert images.environment(experiment)["APPTAINERENV_CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert jobs.environment(experiment)["APPTAINERENV_CUDA_VISIBLE_DEVICES"] == "2,3"
 
 
 def test_a_run_names_its_image(tmp_path, monkeypatch):

@@ -27,6 +27,14 @@ def test_jobs_of_an_earlier_run_are_named(tmp_path, monkeypatch):
         slurm.nothing_left(tmp_path)
 
 
+def test_a_queue_that_does_not_answer_stops_a_run_on_it(tmp_path, monkeypatch):
+    pretend(tmp_path, monkeypatch, "no")
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho unable to contact slurm controller >&2\nexit 1\n")
+    with pytest.raises(CftError, match="does not answer: unable to contact slurm controller"):
+        slurm.nothing_left(tmp_path)
+    slurm.nothing_left(tmp_path, ours_go_there=False)
+
+
 def test_nothing_is_said_of_others_or_without_a_slurm(tmp_path, monkeypatch):
     pretend(tmp_path, monkeypatch, "8|cft_ab|/elsewhere", f"9|other|{tmp_path}")
     slurm.nothing_left(tmp_path)

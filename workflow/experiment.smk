@@ -6,7 +6,7 @@ container: image("finetune")
 
 
 onstart:
-    slurm.nothing_left(Path.cwd())
+    slurm.nothing_left(Path.cwd(), not workflow.local_exec)
 
 
 include: "rules/data.smk"

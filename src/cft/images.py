@@ -1,11 +1,9 @@
-"""Container images: what containers/images.yaml says of them, building and checking them, what jobs find inside.
+"""Container images: what containers/images.yaml says of them, building and checking them.
 
 Nothing here needs torch, so that a cluster's head node can use it. Apptainer is driven through spython.
 """
 
 import hashlib
-import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,7 +15,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from cft import CftError
-from cft.config import Experiment
 from cft.provenance import code_version, file_hash, replacing
 from cft.settings import Settings, check, read_yaml
 
@@ -25,21 +22,6 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 CONTAINERS = Path(__file__).resolve().parents[2] / "containers"
 PARTS = ("fill", "selftest.py", "cft")
-CACHES = {
-    "HF_HOME": "huggingface",
-    "VLLM_CACHE_ROOT": "vllm",
-    "TRITON_CACHE_DIR": "triton",
-    "TORCHINDUCTOR_CACHE_DIR": "inductor",
-}
-PASSED = (
-    *CACHES,
-    "HF_TOKEN",
-    "HF_HUB_OFFLINE",
-    "CFT_ASSETS",
-    "CUDA_VISIBLE_DEVICES",
-    "SLURM_JOB_ID",
-    "SLURMD_NODENAME",
-)
 NAMES = re.compile(r"[-_.]+")
 
 
@@ -55,7 +37,7 @@ class Image(Settings):
     @property
     def published(self) -> str:
         """The address that names one content for ever: the tag is left out, as a registry may move it."""
-        return f"docker://{re.sub(':[^:/]*$', '', self.tag)}@{self.digest}"
+        return f"docker://{untagged(self.tag)}@{self.digest}"
 
     def sif(self, name: str) -> Path:
         """Where a local build lies. Its name changes with its content, which is what makes Snakemake run jobs again."""
@@ -79,6 +61,11 @@ class Image(Settings):
 def read(path: Path | str) -> dict[str, Image]:
     """The images of an images.yaml, by name."""
     return check(dict[Name, Image], read_yaml(path), str(path))
+
+
+def untagged(reference: str) -> str:
+    """[registry[:port]/]name of [registry[:port]/]name[:tag]."""
+    return re.sub(":[^:/]*$", "", reference)
 
 
 def lock_hash(lock: str) -> str:
@@ -159,9 +146,9 @@ def verify(name: str, image: Image) -> int:
     differing = differences(_locked(image.lock), _pins(said))
     if differing:
         raise CftError(f"image {name} ({sif}) is not its lock: {'; '.join(differing[:5])} ({len(differing)} packages)")
-    labels = client.inspect(sif, quiet=True)["attributes"]["labels"]
-    if labels.get("cft.lock") != image.lock_hash.removeprefix("sha256:"):
-        raise CftError(f"image {name} ({sif}): its label cft.lock is {labels.get('cft.lock')}, not {image.lock_hash}")
+    labels = client.execute(sif, ["cat", "/.singularity.d/labels.json"], return_result=True)["message"]
+    if image.lock_hash.removeprefix("sha256:") not in str(labels):
+        raise CftError(f"image {name} ({sif}): none of its labels is the hash of its lock, {image.lock_hash}")
     return len(_locked(image.lock))
 
 
@@ -186,7 +173,7 @@ def _locked(lock: str) -> dict[str, str]:
 
 
 def digest(reference: str, options: Iterable[str] = ()) -> str:
-    """The digest that a registry has for name:tag, asked through skopeo."""
+    """The digest that a registry has for name:tag or name@digest, asked through skopeo; CftError if it has none."""
     if not shutil.which("skopeo"):
         raise CftError("there is no skopeo command on this machine; install skopeo")
     command = ["skopeo", "inspect", *options, "--format", "{{.Digest}}", f"docker://{reference}"]
@@ -194,43 +181,3 @@ def digest(reference: str, options: Iterable[str] = ()) -> str:
     if answer.returncode:
         raise CftError(f"{reference}: {' '.join(answer.stderr.split())}")
     return answer.stdout.strip()
-
-
-def _make(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CftError(f"cache: {folder}: {error.strerror}")
-
-
-def environment(experiment: Experiment, jobs_here: bool = True) -> dict[str, str]:
-    """Environment variables of jobs: what Apptainer binds and passes on, caches, and what run.json says of the host.
-
-    The code is bound read-only. Folders outside the working directory are bound if they are there: HF_HOME, the mirror
-    of assets, folders of models, results and images where they are links to another disk, and the cache.
-    `jobs_here`: whether jobs run on this machine, which then must be able to write the cache; else CftError.
-    """
-    passed = {name: os.environ[name] for name in PASSED if name in os.environ}
-    if experiment.cache:
-        root = Path(os.path.expandvars(experiment.cache)).expanduser().resolve()
-        passed |= {variable: str(root / name) for variable, name in CACHES.items()}
-        if jobs_here:
-            _make([root / name for name in CACHES.values()])
-    own = {variable: passed[variable] for variable in CACHES if experiment.cache}
-    if "SLURM_JOB_ID" in os.environ:
-        # Slurm leaves it unset for a job without GPUs, which would then see all of them.
-        passed["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    folders = [passed[name] for name in (*CACHES, "CFT_ASSETS") if name in passed]
-    folders += [experiment.assets_mirror, *(model.path for model in experiment.models.values())]
-    there = [
-        Path(folder).resolve() for folder in [*folders, "results", "containers/sif"] if folder and Path(folder).exists()
-    ]
-    binds = dict.fromkeys(str(folder) for folder in there if not folder.is_relative_to(Path.cwd()))
-    images = {name: image.location(name) for name, image in read(experiment.images).items()}
-    return {
-        **own,
-        **{f"APPTAINERENV_{name}": value for name, value in passed.items()},
-        "APPTAINERENV_CFT_HOST": json.dumps({"code": code_version(), "images": images}),
-        "APPTAINER_BIND": ",".join([f"{CONTAINERS.parent / 'src'}:/opt/cft/src:ro", *binds]),
-    }

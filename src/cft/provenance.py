@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Other nodes may have the same process numbers.
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():
@@ -131,7 +132,8 @@ def file_hash(sif: Path) -> str:
         return kept.read_text().split()[0]
     with sif.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    with replacing(kept) as temporary:
+    # In a folder of somebody else's it is computed each time.
+    with suppress(OSError), replacing(kept) as temporary:
         temporary.write_text(f"{found}  {sif.name}\n")
     return found
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from cft import CftError
 
 
-def nothing_left(folder: Path) -> None:
+def nothing_left(folder: Path, ours_go_there: bool = True) -> None:
     """Raises CftError if jobs of an earlier run in `folder` are still in the queue; nothing happens without a Slurm.
+
+    `ours_go_there`: whether this run submits to Slurm; then a queue that does not answer is an error too.
 
     A Snakemake that was killed leaves its jobs running. Submitting them again would let two jobs write one file. The
     profile's slurm-jobname-prefix marks our jobs.
@@ -16,6 +18,8 @@ def nothing_left(folder: Path) -> None:
     if not shutil.which("squeue"):
         return
     answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%i|%j|%Z"], capture_output=True, text=True)
+    if answer.returncode and ours_go_there:
+        raise CftError(f"Slurm's queue does not answer: {' '.join(answer.stderr.split())}")
     lines = [line.strip().split("|") for line in answer.stdout.splitlines()]
     jobs = [job for job, name, where in lines if name.startswith("cft_") and Path(where).resolve() == folder.resolve()]
     if jobs:

@@ -42,7 +42,7 @@ def check_device(job: Job) -> bool:
         from vllm.platforms import current_platform
     except ImportError as error:
         raise CftError(
-            f"engine vllm cannot be imported ({error}): install containers/locks/gpu.txt on a machine with a GPU, "
+            f"engine vllm cannot be imported ({error}): use the sampling image on a machine with a GPU, "
             "containers/locks/vllm-cpu.txt on one without, or set the benchmark's engine to transformers"
         )
     wanted, seen = job.vllm.tensor_parallel or 1, 1 if current_platform.is_cpu() else torch.cuda.device_count()

@@ -16,7 +16,8 @@ SMALL = ["--configfile", "config/small.yaml"]
 START = """
 import os
 from cft.config import load
-from cft.images import environment, read
+from cft.images import read
+from cft.jobs import environment
 experiment = load("config/small.yaml").model_copy(update={"assets_mirror": os.environ.get("MIRROR")})
 os.environ.update(environment(experiment))
 container: read(experiment.images)["finetune"].location("finetune")

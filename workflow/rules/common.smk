@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from cft import CftError, images, slurm
+from cft import CftError, images, jobs, slurm
 from cft.config import Experiment
 from cft.settings import check
 
@@ -14,7 +14,8 @@ try:
     IMAGES = images.read(experiment.images)
     # What jobs find around them: binds, caches. Those of the smoke test are the same.
     if workflow.modifier.is_main_snakefile():
-        os.environ.update(images.environment(experiment, workflow.local_exec and not workflow.dryrun))
+        here = workflow.local_exec and not workflow.dryrun
+        os.environ.update(jobs.environment(experiment, here, [workflow.deployment_settings.apptainer_prefix]))
 except CftError as error:
     raise WorkflowError(str(error))
 
