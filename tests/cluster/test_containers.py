@@ -16,7 +16,7 @@ rule probe:
 """
 )
 LOOK = """
-import importlib.util, json, os, pathlib, sys
+import importlib.util, json, os, pathlib, shutil, sys
 def denied(path):
     try:
         pathlib.Path(path).write_text("x")
@@ -28,7 +28,7 @@ print(json.dumps({
     "source": denied("/opt/cft/src/cft/new.py"), "image": denied("/opt/cft/new"),
     "hub": pathlib.Path(os.environ["HF_HOME"], "token").read_text(),
     "asset": pathlib.Path(os.environ["MIRROR_IN"], "mcq.txt").read_text(),
-    "host": pathlib.Path("%(host)s").exists(),
+    "git": shutil.which("git"),
     "snakemake": importlib.util.find_spec("snakemake_executor_plugin_slurm") is not None,
 }))
 """
@@ -62,7 +62,7 @@ def test_nothing_of_the_host_is_seen_inside(checkout, environment, tmp_path):
         (tmp_path / folder / file).write_text(text)
     (checkout / "probe.smk").write_text(PROBE)
     mirror = f'os.environ["MIRROR_IN"] = "{tmp_path}/mirror"\n'
-    (checkout / "probe.py").write_text("import os\n" + mirror + LOOK % {"host": HEAD})
+    (checkout / "probe.py").write_text("import os\n" + mirror + LOOK)
     host = environment | {"HF_HOME": str(tmp_path / "hub"), "MIRROR": str(tmp_path / "mirror"), "A_SECRET": "1",
                           "PYTHONPATH": str(tmp_path / "host")}  # fmt: skip
     must("snakemake", "-s", "probe.smk", *APPTAINER, cwd=checkout, env=host)
@@ -73,7 +73,7 @@ def test_nothing_of_the_host_is_seen_inside(checkout, environment, tmp_path):
     )
     assert "Read-only" in seen["source"] and "Read-only" in seen["image"]
     assert (seen["hub"], seen["asset"]) == ("a token", "a prompt")
-    assert not seen["host"] and not seen["snakemake"] and "A_SECRET" not in seen["environment"]
+    assert seen["git"] is None and not seen["snakemake"] and "A_SECRET" not in seen["environment"]
 
 
 def test_fine_tuning_inside_and_outside_gives_the_same_adapter(checkout, environment):
