@@ -36,10 +36,20 @@ def snakemake(before, cluster, environment):
 
     started = []
 
+    def hear():
+        """Ctrl-C ends it as in a terminal, although jobs in a shell's background are born deaf to it."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     def start(*words):
         with (before / "out.log").open("w") as log:
             process = subprocess.Popen(
-                arguments(*words), cwd=before, env=environment, stdout=log, stderr=log, start_new_session=True
+                arguments(*words),
+                cwd=before,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=hear,
             )
         started.append(process)
         return process
