@@ -96,10 +96,10 @@ def limits(fresh, cluster, environment):
 
 @pytest.fixture(scope="session")
 def finished(fresh, cluster, limits, environment):
-    """A checkout in which the smoke workflow ran on the cluster: (folder, what a dry run had announced)."""
+    """A checkout in which the smoke workflow ran on the cluster: (folder, what a dry run had announced, jobs)."""
     folder = fresh()
     planned = must("snakemake", *SLURM, *SMALL, "--dry-run", cwd=folder, env=environment)
     start = time.monotonic()
     must("snakemake", *SLURM, *SMALL, cwd=folder, env=environment)
     print(f"the smoke workflow through Slurm: {time.monotonic() - start:.0f} s")
-    return folder, planned
+    return folder, planned, cluster.jobs()

@@ -35,12 +35,12 @@ def test_the_head_node_has_no_torch(environment):
     assert "No module named 'torch'" in answer.stderr
 
 
-def test_the_smoke_workflow(finished, cluster, environment):
-    folder, said = finished
+def test_the_smoke_workflow(finished, environment):
+    folder, said, listed = finished
     planned = count_of_jobs(said)
     # Every job was one submission, but for the groups: scores of a model, data and prompts, tables and figures.
     alone = sum(planned[rule] for rule in ("model", "finetune", "sample", "law"))
-    jobs = [(state, what) for _, state, what in cluster.jobs() if what not in ("rule_memory", "rule_time")]
+    jobs = [(state, what) for _, state, what in listed if what not in ("rule_memory", "rule_time")]
     assert len(jobs) == alone + 1 + 1 + 1
     assert sum(what.startswith("rule_score_") for _, what in jobs) == 1
     assert {state for state, _ in jobs} == {"COMPLETED"}
