@@ -136,7 +136,7 @@ def test_draws_of_nothing(tiny):
 def test_vllm_that_is_not_installed(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.setitem(sys.modules, "vllm.platforms", None)
-    with pytest.raises(CftError, match=r"engine vllm cannot be imported .*: install .* or set"):
+    with pytest.raises(CftError, match=r"engine vllm cannot be imported .*: use the sampling image .* or set"):
         draw(tiny("llama"), tmp_path / "out.parquet", SamplingSettings(engine="vllm", draws=1, max_new_tokens=1))
 
 
