@@ -20,11 +20,11 @@ PACKAGES = ["slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "m
 ACCOUNTING_PACKAGES = ["slurmdbd", "mariadb-server"]
 GPUS = 4
 ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
+AccountingStorageHost=localhost
 AccountingStoragePort=26819
 AccountingStorageEnforce=associations"""
 SLURMDBD = """AuthType=auth/munge
-DbdHost=127.0.0.1
+DbdHost=localhost
 DbdPort=26819
 SlurmUser=root
 PidFile={state}/slurmdbd.pid
