@@ -219,6 +219,7 @@ def test_a_run_names_its_image(tmp_path, monkeypatch):
     # printf image | sha256sum
     assert found["sif_sha256"] == "6105d6cc76af400325e94d588ce511be5bfdbb73b437dc51eca43917d7a43e3d"
     assert provenance.code_version() == {"commit": "abc"}
+    assert provenance.container(tmp_path / "none")["name"] == "unknown"
     sif.write_bytes(b"another")
     os.utime(sif, (2e9, 2e9))
     assert provenance.file_hash(sif) != found["sif_sha256"]

@@ -111,7 +111,8 @@ def container(root: Path = Path("/.singularity.d")) -> dict[str, Any] | None:
     sif = os.environ.get("APPTAINER_CONTAINER")
     if not sif:
         return None
-    labels = json.loads((root / "labels.json").read_text())
+    file = root / "labels.json"
+    labels = json.loads(file.read_text()) if file.is_file() else {}  # somebody else's image may have none
     name = labels.get("org.opencontainers.image.title", "unknown")
     images = json.loads(os.environ.get("CFT_HOST", "{}")).get("images", {})
     location = images.get(name.removeprefix("cft-"), sif)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 from one_node import Cluster
@@ -75,21 +76,29 @@ def test_what_the_cluster_refuses_is_told(checkout, cluster, environment, option
     assert not (checkout / target).exists()
 
 
-@pytest.mark.long
-def test_with_accounting(cluster, checkout, environment):
-    """The overlay that asks sacct and names an account; the last test, as it needs another Slurm."""
+@pytest.fixture(scope="module")
+def accounting(cluster):
+    """A Slurm with accounting in place of the other one."""
     cluster.stop()
     other = Cluster(accounting=True)
     other.start()
-    target = "results/models/tiny-llama/model.json"
-    overlay = ["--profile", "slurm", "--workflow-profile", "slurm-ci-accounting"]
-    try:
-        must("snakemake", target, *overlay, *SMALL, cwd=checkout, env=environment)
-        told = must("sacct", "-X", "--noheader", "--parsable2", "--format=state,account")
-        assert told.splitlines() == ["COMPLETED|paper"]
-        option = "--default-resources=slurm_account=nobody"
-        answer = call("snakemake", DATA, *overlay, *SMALL, option, "--retries", "0", cwd=checkout, env=environment)
-        assert answer.returncode == 1 and "nobody" in answer.stderr
-    finally:
-        other.stop()
-        cluster.start()
+    yield ["--profile", "slurm", "--workflow-profile", "slurm-ci-accounting"]
+    other.stop()
+    cluster.start()
+
+
+@pytest.mark.long
+def test_with_accounting(accounting, checkout, environment):
+    """The overlay that asks sacct and names an account."""
+    must("snakemake", "results/models/tiny-llama/model.json", *accounting, *SMALL, cwd=checkout, env=environment)
+    told = must("sacct", "-X", "--noheader", "--parsable2", "--format=state,account")
+    assert told.splitlines() == ["COMPLETED|paper"]
+
+
+@pytest.mark.long
+@pytest.mark.xfail(raises=subprocess.TimeoutExpired, strict=True, reason="plugin 2.8.0 waits for ever: docs/cluster.md")
+def test_an_unknown_account_is_told(accounting, checkout, environment):
+    option = "--default-resources=slurm_account=nobody"
+    command = ["snakemake", DATA, *accounting, *SMALL, option, "--retries", "0"]
+    answer = call(*command, cwd=checkout, env=environment, timeout=60)
+    assert answer.returncode == 1 and "nobody" in answer.stderr
