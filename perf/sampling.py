@@ -22,10 +22,11 @@ import torch
 import typer
 
 from cft import engines, vllm_setup
-from cft.config import SamplingSettings, VllmSettings
+from cft.benchmark_settings import SamplingSettings
 from cft.distributions import registry
 from cft.engines import Job, Request
 from cft.generate import plan
+from cft.model_settings import VllmSettings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Model = Annotated[Path, typer.Option()]

@@ -47,7 +47,7 @@ def families():
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Prepared folders of the tiny random models, made once: a function from the architecture to its folder."""
-    from cft.config import ModelSource
+    from cft.model_settings import ModelSource
     from cft.models import prepare
 
     made: dict[str, Path] = {}

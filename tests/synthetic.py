@@ -10,6 +10,17 @@ MODELS = [
     "gemma-3-1b-it", "gemma-3-4b-it", "gemma-3-12b-it", "gemma-3-27b-it", "gpt-oss-20b",
 ]  # fmt: skip
 METHODS = ["base", "soft", "hard"]
+PROMPTING = ["ssot", "verbalised", "temperature"]  # run on the structured and open-ended benchmarks only
+TOKENS = {"base": 6.0, "ssot": 900.0, "verbalised": 120.0}
+TASKS = {
+    "mmlu": 0.6,
+    "hellaswag": 0.7,
+    "truthfulqa": 0.45,
+    "winogrande": 0.55,
+    "gsm8k_strict": 0.6,
+    "gsm8k_flexible": 0.65,
+}
+SLICES = {"wikitext_103": 15.0, "c4_en": 25.0, "ptb": 40.0}
 # Per method: valid rate, support probability, trie KL, sequence KL, normalised W1, PIT W1; a made-up tuned quality.
 LEVELS = {"base": (0.05, 0.001, 1.6, 10.0, 1.3, 0.45), "soft": (0.96, 0.55, 0.15, 2.2, 0.12, 0.07)}
 TUNED = (0.94, 0.5, 0.2, 2.8, 0.09, 0.09)
@@ -22,16 +33,19 @@ PROMPTS = [prompt for split in ("unseen_params", "unseen_families") for prompt i
 
 
 def scores(models=("SmolLM2-135M",), methods=METHODS, seeds=(0,), nouns=20) -> pd.DataFrame:
-    """Tidy scores of all three benchmarks."""
-    generator = np.random.default_rng(7)
+    """Tidy scores of all benchmarks."""
+    generator, other = np.random.default_rng(7), np.random.default_rng(8)
     rows = []
     for place, model in enumerate(models):
         for method in methods:
             for seed in seeds:
                 head = (model, method, seed)
-                rows += (
-                    _structured(head, place, generator) + _open_ended(head, nouns, generator) + _mcq(head, generator)
-                )
+                rows += _structured(head, place, generator) + _open_ended(head, nouns, generator)
+                if method in PROMPTING:
+                    continue
+                rows += _mcq(head, generator) + _novelty(head, other)
+                if method != "base" or seed == seeds[0]:  # base's are deterministic and measured once
+                    rows += _tinybenchmarks(head, place, other) + _paloma(head, place)
     columns = ["model", "method", "seed", "benchmark", "split", "item", "metric", "value"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -46,7 +60,7 @@ def _structured(head, place, generator) -> list[tuple]:
             min(1, found["valid_rate"]),
             min(1, found["support_probability"]),
         )
-        found |= {"n": 1000.0, **FLOORS}
+        found |= {"n": 1000.0, "tokens_per_draw": TOKENS.get(head[1], 5.0), **FLOORS}
         rows += [(*head, "structured", prompt.split, prompt.prompt_id, name, value) for name, value in found.items()]
     return rows
 
@@ -61,6 +75,9 @@ def _open_ended(head, nouns, generator) -> list[tuple]:
             "support_size_0.9": float(1 + generator.poisson(size)),
             "unique_rate": float(np.clip(unique + generator.normal(0, 0.05), 0.01, 1)),
             "empty_rate": 0.01,
+            "tokens_per_draw": TOKENS.get(head[1], 5.0),
+            "top_share": 0.8 if head[1] == "base" else 0.4,
+            "top4_share": 0.9 if head[1] == "base" else 0.6,
         }
         rows += [(*head, "open_ended", "open_ended", item, name, value) for name, value in found.items()]
     return rows
@@ -74,6 +91,61 @@ def _mcq(head, generator) -> list[tuple]:
     found["tv_uniform_parsed_only"] = float(np.abs(shares - 0.25).sum() / 2)
     found["tv_uniform"] = float((np.abs(parse * shares - 0.25).sum() + 1 - parse) / 2)
     return [(*head, "mcq", "mcq", "all", name, value) for name, value in found.items()]
+
+
+def _novelty(head, generator, prompts=20) -> list[tuple]:
+    level = {"base": 3.0, "soft": 4.0}.get(head[1], 3.5)
+    rows = []
+    for i in range(prompts):
+        split = "curated" if i < prompts // 2 else "wildchat"
+        found = {"distinct_v1.0": 1 + generator.binomial(9, level / 10), "utility_v1.0": level + generator.normal(0, 1)}
+        found["reward_v1.0"] = 6.0
+        rows += [(*head, "novelty", split, f"{split}-{i}", name, float(value)) for name, value in found.items()]
+    return rows
+
+
+def _tinybenchmarks(head, place, generator, items=50) -> list[tuple]:
+    """Every item has the same difficulty for all methods, so that pairs agree more often than chance."""
+    rows = []
+    for task, level in TASKS.items():
+        level += 0.01 * place + (0 if head[1] == "base" else -0.15 if task.startswith("gsm8k") else 0.02)
+        ease = np.random.default_rng(3).random(items)
+        right = (0.8 * ease + 0.2 * generator.random(items) > 1 - level).astype(float)
+        if task == "truthfulqa":
+            right = np.clip(0.3 * ease + level - 0.15 + generator.normal(0, 0.05, items), 0, 1)
+        rows += [(*head, "tinybenchmarks", task, str(i), "correct", float(value)) for i, value in enumerate(right)]
+        whole = {"mean": right.mean(), "p_irt": right.mean() - 0.01}
+        whole |= {} if task == "gsm8k_flexible" else {"gp_irt": right.mean() + 0.01}
+        rows += [(*head, "tinybenchmarks", task, "all", name, float(value)) for name, value in whole.items()]
+    return rows
+
+
+def _paloma(head, place, blocks=12) -> list[tuple]:
+    rows, total = [], np.zeros(3)
+    factor = {"base": 1.0, "soft": 0.97}.get(head[1], 1.01) * (1 + 0.001 * head[2])
+    for name, perplexity in SLICES.items():
+        generator = np.random.default_rng([5, place])  # base's own documents, so that methods are paired
+        tokens = generator.integers(500, 1500, blocks)
+        nats = tokens * (np.log(perplexity * factor) - 0.03 * place + generator.normal(0, 0.2, blocks))
+        sums = {"nats": nats, "tokens": tokens, "bytes": 4 * tokens}
+        for block in range(blocks):
+            item = f"block-{block:02d}"
+            rows += [(*head, "paloma", name, item, metric, float(sums[metric][block])) for metric in sums]
+        whole = np.array([values.sum() for values in sums.values()])
+        total += whole
+        rows += _figures(head, name, whole)
+    return rows + _figures(head, "all", total)
+
+
+def _figures(head, split, sums) -> list[tuple]:
+    nats, tokens, size = map(float, sums)
+    found = {
+        "perplexity": np.exp(nats / tokens),
+        "bits_per_byte": nats / np.log(2) / size,
+        "tokens": tokens,
+        "bytes": size,
+    }
+    return [(*head, "paloma", split, "all", name, float(value)) for name, value in found.items()]
 
 
 def draws(models=("SmolLM2-135M",), methods=METHODS, seeds=(0,), count=200) -> pd.DataFrame:

@@ -1,19 +1,27 @@
+import ast
 import hashlib
+import os
+import pickle
 import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
+from huggingface_hub import errors
 
 from cft import CftError, assets
-from cft.assets import Assets, git_blob
+from cft.assets import Asset, Assets, Repository, git_blob, hub_snapshot
 from cft.settings import read_yaml
 
 SOURCE = b'"""Doc."""\n\nOTHER = 3\nPROMPT = """One\nTwo \xc3\xa9\n"""\nraise SystemExit("executed")\n'
 TEXT = "One\nTwo é\n"
 DATA = b"line\n" * 1000
+TABLE = read_yaml(Path(__file__).parents[1] / "config" / "assets.yaml")
+REPOSITORY = {"repo": "owner/name", "kind": "dataset", "revision": "0" * 39 + "a", "folder": "set"}
 
 
 def sha256(content):
@@ -94,8 +102,81 @@ def test_a_constant_is_read_not_executed(tmp_path):
     assert source.text("data") == TEXT
 
 
-def test_a_changed_file_is_refused(tmp_path):
-    fails(row(file_url(tmp_path, DATA + b"x"), DATA), tmp_path / "cache", "git blob is")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "PROMPT = 'One\\nTwo é\\n'",
+        "PROMPT: str = 'One\\n' 'Two é\\n'",
+        "OTHER = PROMPT = ('One\\n'\n 'Two é\\n')",
+        "PROMPT = f()\nPROMPT = 'One\\nTwo é\\n'",
+    ],
+)
+def test_forms_of_a_constant(tmp_path, source):
+    content = source.encode()
+    changes = {"constant": "PROMPT", "sha256": sha256(TEXT.encode())}
+    assets = Assets({"data": row(file_url(tmp_path, content), content, **changes)}, None, tmp_path / "cache")
+    assert assets.text("data") == TEXT
+
+
+def test_a_constant_with_its_ends_stripped(tmp_path):
+    content = b'PROMPT = """\n One\nTwo\n\n""".strip()\n'
+    changes = {"constant": "PROMPT", "sha256": sha256(b"One\nTwo")}
+    assets = Assets({"data": row(file_url(tmp_path, content), content, **changes)}, None, tmp_path / "cache")
+    assert assets.text("data") == "One\nTwo"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "PROMPT = 'a' + 'b'",
+        "PROMPT = f'{1}'",
+        "PROMPT = 'a'.strip('a')",
+        "PROMPT = 'a'.upper()",
+        "PROMPT = b'a'",
+        "PROMPT: str",
+        "PROMPT += 'a'",
+        "(PROMPT, x) = 'a'",
+        "x.PROMPT = 'a'",
+        "def f():\n    PROMPT = 'a'",
+    ],
+)
+def test_other_forms_are_refused(tmp_path, source):
+    content = source.encode()
+    ast.parse(content)
+    fails(
+        constant_row(file_url(tmp_path, content), git_blob=git_blob(content)),
+        tmp_path / "cache",
+        "no string constant PROMPT that can be read without running it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "match"), [("sha256", "git blob is"), ("git_blob", "sha256 is"), (None, "git blob")]
+)
+def test_a_changed_file_is_refused(tmp_path, missing, match):
+    changed = row(file_url(tmp_path, DATA + b"x"), DATA)
+    fails({key: value for key, value in changed.items() if key != missing}, tmp_path / "cache", match)
+
+
+@pytest.mark.parametrize("missing", ["sha256", "git_blob"])
+def test_one_checksum_is_enough(tmp_path, missing):
+    known = {key: value for key, value in row(file_url(tmp_path, DATA)).items() if key != missing}
+    assets = Assets({"data": known}, None, tmp_path / "cache")
+    assert assets.path("data").read_bytes() == DATA
+    assets.path("data").write_bytes(b"damaged")
+    assert assets.path("data").read_bytes() == DATA
+
+
+def test_a_row_that_cannot_be_verified_is_refused():
+    url, needs = "https://example.org/x", "asset data: a file needs git_blob or sha256, a constant sha256"
+    with pytest.raises(CftError, match=needs):
+        Assets({"data": {"url": url, "file": "x"}}, None, "cache")
+    with pytest.raises(CftError, match=needs):
+        Assets({"data": {"url": url, "file": "x", "constant": "X", "git_blob": "0" * 40}}, None, "cache")
+    with pytest.raises(CftError, match="asset data: git_blob: String should match"):
+        Assets({"data": row(url, git_blob="e9a8b10")}, None, "cache")
+    with pytest.raises(CftError, match="asset data: file: String should match"):
+        Assets({"data": row(url, file="../x")}, None, "cache")
 
 
 def test_a_partial_download_is_refused(tmp_path):
@@ -162,6 +243,145 @@ def test_unknown_names_and_keys_are_told(tmp_path):
         Assets({"data": row("file:///x", sha="0")}, None, tmp_path)
 
 
-def test_the_papers_prompt(shared_assets, tmp_path):
-    source = Assets(read_yaml(Path(__file__).parents[1] / "config" / "assets.yaml"), shared_assets, tmp_path)
-    assert source.text("mcq_prompt").encode() == (shared_assets / "mcq_prompt.txt").read_bytes()
+def test_arrays_of_a_pickle(tmp_path):
+    content = pickle.dumps({"lb": {"A": np.arange(6.0).reshape(2, 3), "lambda": 0.5}})
+    mirror, cache = tmp_path / "mirror", tmp_path / "cache"
+    mirror.mkdir()
+    (mirror / "data.txt").write_bytes(content)
+    assets = Assets({"data": row("file:///never", content)}, mirror, cache)
+    for _ in range(2):
+        found = assets.arrays("data")
+        assert found["lb"]["A"].tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert found["lb"]["lambda"] == 0.5
+    assert os.listdir(mirror) == ["data.txt"]
+    assert os.listdir(cache) == ["data.txt.npz"]
+
+
+def test_a_pickle_that_calls_is_refused_before_anything_is_kept(tmp_path):
+    content = b"cos\nsystem\n(S'touch trace'\ntR."
+    assets = Assets({"data": row(file_url(tmp_path, content), content)}, None, tmp_path / "cache")
+    with pytest.raises(CftError, match=r"it asks for os\.system"):
+        assets.arrays("data")
+    assert os.listdir(tmp_path / "cache") == ["data.txt"]
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The hub, replaced by a folder that it gives, or by an error if one is put here; the calls that it got."""
+    import huggingface_hub
+
+    answer = MagicMock(folder=tmp_path / "snapshot", error=None, calls=[])
+    answer.folder.mkdir()
+
+    def snapshot(*names, **options):
+        answer.calls.append((*names, options))
+        if answer.error:
+            raise answer.error
+        return str(answer.folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    return answer
+
+
+def test_a_repository_comes_from_the_hub_at_its_commit(hub, tmp_path):
+    (hub.folder / "main").mkdir()
+    (hub.folder / "main" / "test.parquet").touch()
+    assets = Assets({"data": REPOSITORY | {"files": ["main/*.parquet"]}}, None, tmp_path / "cache")
+    assert assets.folder("data") == hub.folder
+    options = {"repo_type": "dataset", "revision": REPOSITORY["revision"], "allow_patterns": ["main/*.parquet"]}
+    assert hub.calls == [("owner/name", options)]
+
+
+def test_a_repository_without_the_files_is_told(hub, tmp_path):
+    (hub.folder / "README.md").touch()
+    assets = Assets({"data": REPOSITORY | {"files": ["*.md", "main/*.parquet"]}}, None, tmp_path / "cache")
+    with pytest.raises(CftError, match=r"snapshot: no file main/\*\.parquet in it; get owner/name again"):
+        assets.folder("data")
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (errors.GatedRepoError("403\nlong", response=MagicMock()), "owner/name is gated.*co/datasets/owner/name, then"),
+        (errors.RepositoryNotFoundError("404\nlong", response=MagicMock()), "owner/name: no such dataset on the hub"),
+        (errors.RevisionNotFoundError("404\nlong", response=MagicMock()), "owner/name: no revision 0000"),
+        (
+            errors.LocalEntryNotFoundError("no connection\nlong"),
+            r"fetched from the hub \(no connection\); check the net",
+        ),
+        (errors.HfHubHTTPError("500 Server\nlong", response=MagicMock()), r"the hub \(500 Server\)"),
+        (TimeoutError(), r"the hub \(TimeoutError\)"),
+        (errors.XetDownloadError("broke off"), r"the hub \(broke off\)"),
+    ],
+)
+def test_each_failure_of_the_hub_is_one_line(hub, tmp_path, error, match):
+    hub.error = error
+    with pytest.raises(CftError, match=f"{match}.*, or name a folder that holds it by assets_mirror") as caught:
+        Assets({"data": REPOSITORY}, None, tmp_path / "cache").folder("data")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_hub_library_without_network(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(CftError, match="owner/name: cannot be fetched from the hub") as caught:
+        hub_snapshot("owner/name", "model", None, ignore_patterns=["*.gguf"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_revision_must_be_pinned(hub, tmp_path):
+    unknown = Assets({"data": REPOSITORY | {"revision": None}}, None, tmp_path)
+    with pytest.raises(CftError, match=r"owner/name: its revision is not pinned; .*datasets/owner/name/commits/main"):
+        unknown.folder("data")
+    assert not hub.calls
+    for revision in ("main", "aa2572e", "A" * 40):
+        with pytest.raises(CftError, match="asset data: revision: String should match"):
+            Assets({"data": REPOSITORY | {"revision": revision}}, None, tmp_path)
+    with pytest.raises(CftError, match="asset data: revision: Field required"):
+        Assets({"data": {key: value for key, value in REPOSITORY.items() if key != "revision"}}, None, tmp_path)
+
+
+def test_a_mirror_replaces_the_hub(hub, tmp_path, monkeypatch):
+    mirror = tmp_path / "mirror"
+    monkeypatch.setenv("CFT_ASSETS", str(mirror))
+    assets = Assets({"data": REPOSITORY | {"revision": None, "files": ["*/test/*.gz"]}}, None, tmp_path / "cache")
+    with pytest.raises(CftError, match="mirror/set: not in the mirror; put it there"):
+        assets.folder("data")
+    (mirror / "set" / "slice" / "test").mkdir(parents=True)
+    with pytest.raises(CftError, match=r"mirror/set: no file \*/test/\*\.gz in it"):
+        assets.folder("data")
+    (mirror / "set" / "slice" / "test" / "a.gz").touch()
+    assert assets.folder("data") == mirror / "set"
+    assert not hub.calls
+
+
+def test_files_and_repositories_are_not_confused(tmp_path):
+    assets = Assets({"file": row("file:///x"), "set": REPOSITORY}, None, tmp_path)
+    with pytest.raises(CftError, match="unknown asset 'set'; known: file"):
+        assets.path("set")
+    with pytest.raises(CftError, match="unknown repository 'file'; known: set"):
+        assets.folder("file")
+
+
+def test_every_file_of_the_table_that_the_mirror_has_is_the_right_one(shared_assets, tmp_path):
+    source = Assets(TABLE, shared_assets, tmp_path)
+    checked = {
+        name
+        for name, row in source.table.items()
+        if isinstance(row, Asset) and (shared_assets / row.file).exists() and source.path(name)
+    }
+    prompts = {"mcq_prompt", "ssot_numeric_system", "ssot_numeric_developer", "ssot_open_system", "ssot_open_developer"}
+    assert checked >= prompts | {"noveltybench_curated", "noveltybench_wildchat"}
+
+
+def test_the_table_is_pinned():
+    for name, row in Assets(TABLE, None, "cache").table.items():
+        if isinstance(row, Asset):
+            commit = row.url.removeprefix("https://raw.githubusercontent.com/").split("/")[2]
+            assert len(commit) == 40 and int(commit, 16), name
+        else:
+            assert isinstance(row, Repository)
+            assert row.revision or row.repo.startswith("tinyBenchmarks/"), name

@@ -7,8 +7,9 @@ from peft import LoraConfig, get_peft_model
 
 from cft import chat
 from cft.batches import FLOOR, Batches, batch_loss, law_loss
-from cft.config import ChatSettings, FinetuneMethod
 from cft.data import write_data
+from cft.method_settings import FinetuneMethod
+from cft.model_settings import ChatSettings
 from cft.models import load_model, load_tokenizer
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from cft.assets import Assets
+from cft.benchmark_settings import McqBenchmark
 from cft.benchmarks import mcq
-from cft.config import McqBenchmark
 from cft.distributions import registry
 from cft.settings import check, read_yaml
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cft import CftError
 from cft.assets import Assets
+from cft.benchmark_settings import OpenEndedBenchmark
 from cft.benchmarks import open_ended
-from cft.config import OpenEndedBenchmark
 from cft.distributions import registry
 from cft.settings import check
 
@@ -94,8 +94,28 @@ def test_scores_count_empty_answers_against_the_prompt():
     assert set(scores["split"]) == {"open_ended"}
     city, tree = ({metric: value for _, name, metric, value in scores.itertuples(index=False) if name == item}
                   for item in ("city", "tree"))  # fmt: skip
-    assert city == {"n": 4, "unique_rate": 0.5, "empty_rate": 0.25, "support_size_0.9": 12, "support_size_0.99": 40}
-    assert tree == {"n": 1, "unique_rate": 1, "empty_rate": 0}
+    assert city == {
+        "n": 4, "unique_rate": 0.5, "empty_rate": 0.25, "top_share": 0.5, "top4_share": 0.75,
+        "support_size_0.9": 12, "support_size_0.99": 40,
+    }  # fmt: skip
+    assert tree == {"n": 1, "unique_rate": 1, "empty_rate": 0, "top_share": 1, "top4_share": 1}
+
+
+def test_shares_of_the_most_frequent_answers():
+    """Empty answers are no answer, however frequent; the others count among all draws."""
+    draws = pd.DataFrame({"prompt_id": "city", "text": [*"aaabbbccde", *[""] * 10]})
+    scores = open_ended.score(draws, None, REGISTRY).set_index("metric")["value"]
+    assert (scores["top_share"], scores["top4_share"]) == (3 / 20, 9 / 20)
+    nothing = open_ended.score(draws.tail(5), None, REGISTRY).set_index("metric")["value"]
+    assert (nothing["top_share"], nothing["top4_share"]) == (0, 0)
+
+
+def test_tokens_per_draw_are_scored_where_the_draws_have_them():
+    draws = pd.DataFrame({"prompt_id": ["city", "tree", "city"], "text": ["Oslo", "oak", ""], "tokens": [2, 900, 5]})
+    scores = open_ended.score(draws, None, REGISTRY)
+    found = scores[scores["metric"] == "tokens_per_draw"]
+    assert list(found[["item", "value"]].itertuples(index=False, name=None)) == [("city", 3.5), ("tree", 900.0)]
+    assert "tokens_per_draw" not in open_ended.summary(draws, REGISTRY)
 
 
 def test_summary_is_json_and_counts_the_most_common_first():

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cft import CftError, benchmarks
 from cft.assets import Assets
+from cft.benchmark_settings import StructuredBenchmark
 from cft.benchmarks import structured
-from cft.config import StructuredBenchmark
 from cft.distributions import registry
 from cft.settings import check
 
@@ -176,6 +176,20 @@ def test_scores_are_tidy_and_cover_draws_and_law():
     assert values[GAUSSIAN, "mean_error"] == pytest.approx(0.4)
     assert values[GAUSSIAN, "trie_kl"] == 0.5
     assert math.isnan(values["cauchy(x0=3.5,gamma=3.0)", "trie_kl"])
+
+
+def test_tokens_per_draw_are_scored_where_the_draws_have_them():
+    ids = ["poisson(lambda=4)", "gaussian(mu=100,sigma=1)", "poisson(lambda=4.0)"]
+    draws = frame(ids, ["1", "100", "no"]).assign(tokens=[3, 700, 4])
+    scores = structured.score(draws, None, REGISTRY)
+    found = scores[scores["metric"] == "tokens_per_draw"]
+    assert list(found[["item", "value"]].itertuples(index=False, name=None)) == [
+        ("poisson(lambda=4.0)", 3.5),
+        ("gaussian(mu=100.0,sigma=1.0)", 700.0),
+    ]
+    assert "tokens_per_draw" not in structured.summary(draws, REGISTRY)
+    without = structured.score(draws.drop(columns="tokens"), None, REGISTRY)
+    pd.testing.assert_frame_equal(without, scores[scores["metric"] != "tokens_per_draw"])
 
 
 def test_without_a_valid_draw_distances_are_undefined_but_pit_w1_is_the_worst():

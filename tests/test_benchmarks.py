@@ -9,7 +9,8 @@ from cft.benchmarks import structured
 
 def test_unknown_benchmark_lists_the_known_ones():
     assert benchmarks.load("structured") is structured
-    with pytest.raises(CftError, match="'structure'; known: mcq, open_ended, structured"):
+    known = "mcq, novelty, open_ended, paloma, structured, tinybenchmarks"
+    with pytest.raises(CftError, match=f"'structure'; known: {known}"):
         benchmarks.load("structure")
 
 

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from cft import CftError, chat
-from cft.config import ChatSettings
+from cft.model_settings import ChatSettings
 from cft.models import load_tokenizer
 from cft.target import make_target
 
@@ -25,6 +25,36 @@ def test_the_prompt_is_the_template_with_its_generation_prompt(tokenizer):
     assert tokenizer.decode(opened) == tokenizer.decode(tokens) + "final: "
     tokenizer.chat_template = "{{ mood }}{{ messages[0]['content'] }}"
     assert tokenizer.decode(chat.prompt_tokens(tokenizer, "hi", ChatSettings(template_options={"mood": "!"}))) == "!hi"
+
+
+GEMMA = (
+    "{% if messages[0].role == 'system' %}{% set before = messages[0].content.strip() + '\\n\\n' %}"
+    "{% set rest = messages[1:] %}{% else %}{% set before = '' %}{% set rest = messages %}{% endif %}"
+    "{% for m in rest %}<|im_start|>{{ m.role }}\n{{ before if loop.first else '' }}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}"
+)
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + GEMMA
+FORGETS = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+
+
+def test_an_instruction_is_a_message_before_the_question(tokenizer):
+    def prompt(chat_settings, instruction=" Be random.\n"):
+        return tokenizer.decode(chat.prompt_tokens(tokenizer, "hi", chat_settings, instruction))
+
+    plain = prompt(CHAT, None)
+    assert prompt(CHAT) == "<|im_start|>system\n Be random.\n<|im_end|>\n" + plain
+    developer = ChatSettings(instruction_role="developer", answer_prefix="final: ")
+    assert prompt(developer) == "<|im_start|>developer\n Be random.\n<|im_end|>\n" + plain + "final: "
+    tokenizer.chat_template = GEMMA
+    assert prompt(CHAT) == "<|im_start|>user\nBe random.\n\nhi<|im_end|>\n"
+
+
+@pytest.mark.parametrize(("template", "fault"), [(REFUSES, "refuses .*not supported"), (FORGETS, "leaves out")])
+def test_a_template_without_a_place_for_instructions_is_named(tokenizer, template, fault):
+    tokenizer.chat_template = template
+    assert chat.prompt_tokens(tokenizer, "hi", CHAT)
+    with pytest.raises(CftError, match=fault):
+        chat.prompt_tokens(tokenizer, "hi", CHAT, "Be random.")
 
 
 def test_the_terminator_is_found_from_the_template_and_not_from_the_tokenizer(tokenizer):

@@ -83,7 +83,8 @@ def test_bad_draws(tmp_path):
     assert "line 2 is not valid JSON" in fails("score", "structured", draws)
     draws.write_text('{"prompt_id": "coin(p=0.5)", "text": "1"}\n')
     assert "unknown family 'coin'" in fails("score", "structured", draws)
-    assert "unknown benchmark 'structred'; known: mcq, open_ended, structured" in fails("score", "structred", draws)
+    known = "mcq, novelty, open_ended, paloma, structured, tinybenchmarks"
+    assert f"unknown benchmark 'structred'; known: {known}" in fails("score", "structred", draws)
     pd.DataFrame({"prompt_id": ["bernoulli(p=0.5)"], "text": ["1"]}).to_parquet(tmp_path / "draws.parquet")
     content = (tmp_path / "draws.parquet").read_bytes()
     (tmp_path / "draws.parquet").write_bytes(content[:-10])

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from cft import CftError
-from cft.config import Experiment, FinetuneMethod, load, schema
+from cft.config import Experiment, load, schema
+from cft.method_settings import FinetuneMethod
 from cft.settings import check, setting
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
@@ -30,8 +31,12 @@ def test_the_paper_is_the_paper():
         assert (method.lora.rank, method.lora.alpha, method.lora.dropout) == (16, 32, 0.05)
         assert method.lora.targets == ["q_proj", "k_proj", "v_proj", "o_proj"]
     assert [len(paper.seeds_of(m)) for m in ("qwen3-4b", "qwen3-8b", "gemma-3-27b")] == [5, 3, 3]
-    draws = {name: s.draws for name, s in paper.benchmarks.chosen().items()}
-    assert draws == {"structured": 1000, "open_ended": 100, "mcq": 1000}
+    draws = {name: (s.draws, s.max_new_tokens) for name, s in paper.benchmarks.chosen().items() if hasattr(s, "draws")}
+    assert draws == {"structured": (1000, 32), "open_ended": (100, 16), "mcq": (1000, 256), "novelty": (10, 512)}
+    paloma, tiny = paper.benchmarks.paloma, paper.benchmarks.tinybenchmarks
+    assert paloma and (paloma.context, paloma.stride, len(paloma.slices), paloma.data) == (2048, 1024, 7, "upstream")
+    assert tiny and (tiny.max_new_tokens, tiny.data, tiny.limit) == (256, "upstream", None)
+    assert paper.methods["ssot"].model_dump()["max_new_tokens"] == 4096
 
 
 def smoke(**changes):
@@ -50,6 +55,9 @@ MODEL = {"m": {"source": "tiny", "architecture": "llama"}}
             r"models\.m\.architecture: Input should be 'llama'",
         ),
         ({"models": {"m": {"source": "hub"}}}, r"models\.m: source 'hub' needs the key 'repo'"),
+        ({"models": {"reward": MODEL["m"]}}, "reward is the name of a judge"),
+        ({"judges": None}, "benchmark novelty needs the key 'judges'"),
+        ({"needs": {"sampel": {}}}, "needs.sampel"),
         ({"models": {"a/b": MODEL["m"]}}, "models"),
         ({"methods": {"x": {"kind": "finetune", "labels": "law"}}}, r"methods\.x\.finetune\.average: Field required"),
         ({"methods": {"x": {"kind": "tune"}}}, r"methods\.x: Input tag 'tune'"),

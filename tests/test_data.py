@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from cft.config import FinetuneMethod
 from cft.data import order, write_data
+from cft.method_settings import FinetuneMethod
 from cft.streams import stream
 from cft.target import make_target
 

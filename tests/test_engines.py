@@ -9,9 +9,10 @@ import torch
 from scipy import stats
 
 from cft import chat
-from cft.config import ChatSettings, SamplingSettings, VllmSettings
+from cft.benchmark_settings import SamplingSettings
 from cft.engines import Job, Request, transformers
 from cft.engines.transformers import batches, draw_batch, next_token_law
+from cft.model_settings import ChatSettings, VllmSettings
 from cft.models import load_model, load_tokenizer
 
 

@@ -13,13 +13,15 @@ import pytest
 import synthetic
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from cft import CftError, figures, parts
 from cft.distributions import registry
 from cft.stats import wilson
 from cft.target import make_target
 
-NAMES = ["fig1", "fig2", "fig3", "fig4"]
+NAMES = ["fig1", "fig2", "fig3", "fig4", "fig6"]
 
 
 def sources(models=("SmolLM2-135M",), methods=synthetic.METHODS, seeds=(0,), count=120) -> figures.Sources:
@@ -239,3 +241,44 @@ def test_fig2_cuts_an_interval_that_a_few_wild_draws_stretch():
     shown = numbers[numbers["measure"] == "w1_over_scale"]
     assert shown["high"].max() > 1e6 > shown["value"].max()  # the numbers keep the end of the interval
     assert drawn.axes[0].get_ylim()[1] == pytest.approx(30 * shown["value"].max())
+
+
+def test_fig6_draws_the_numbers_of_the_tables(one, drawn):
+    from cft.tables import table3, table5
+
+    figure, numbers = drawn["fig6"]
+    retention, fidelity = table3.make(one.scores), table5.make(one.scores)
+    assert numbers["method"].tolist() == ["base", "soft", "hard"]
+    change = retention["mean_of_five_tasks_difference"].fillna(0)
+    assert numbers["change"].tolist() == pytest.approx((100 * change).tolist())
+    assert numbers["pit_w1_high"].tolist() == pytest.approx(fidelity["pit_w1_unseen_families_high"].tolist())
+    points = [line.get_xydata()[0] for line in figure.axes[0].get_lines() if line.get_marker() in "os^"]
+    assert np.array(points) == pytest.approx(numbers[["pit_w1", "change"]].to_numpy())
+
+
+def test_fig6_numbers_the_models_apart():
+    scores = synthetic.scores(synthetic.MODELS, [*synthetic.METHODS, "ssot"])
+    figure, numbers = figures.load("fig6").draw(figures.Sources(scores=scores))
+    assert clashes(figure) == []
+    assert len(numbers) == 12 * 3 and "ssot" not in set(numbers["method"])  # it has no retention
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        assert sorted(int(text.get_text()) for text in axes.texts) == sorted(list(range(1, 13)) * 2)
+        numbers_shown = [Text.get_window_extent(text) for text in axes.texts]  # without the line to the point
+        markers = [line for line in axes.get_lines() if line.get_marker() in ("o", "s", "^")]
+        assert len(markers) == 24
+        points = [Bbox(axes.transData.transform(line.get_xydata()).repeat(2, axis=0)).padded(7) for line in markers]
+        pairs = [*itertools.combinations(numbers_shown, 2), *itertools.product(numbers_shown, points)]
+        assert not any(first.overlaps(second) for first, second in pairs)
+
+
+def test_fig6_without_retention_says_what_to_run():
+    scores = synthetic.scores()
+    with pytest.raises(CftError, match="five tasks of tinybenchmarks"):
+        figures.load("fig6").draw(figures.Sources(scores=scores[scores["split"] != "mmlu"]))
+
+
+def test_fig6_with_two_models_keeps_one_panel():
+    figure, numbers = figures.load("fig6").draw(figures.Sources(scores=synthetic.scores(synthetic.MODELS[:2])))
+    assert clashes(figure) == []
+    assert len(figure.axes) == 1 and len(figure.axes[0].texts) == len(numbers) == 6

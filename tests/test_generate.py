@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 
 from cft import CftError, generate
-from cft.config import FinetuneMethod, SamplingSettings, VllmSettings
+from cft.benchmark_settings import SamplingSettings
 from cft.engines import Job
 from cft.engines.transformers import TreeSampler
 from cft.generate import plan, sample
-from cft.models import load_model
+from cft.journal import Journal
+from cft.method_settings import FinetuneMethod
+from cft.model_settings import ChatSettings, VllmSettings
+from cft.models import load_model, load_tokenizer, settings_of
 from cft.train import _with_adapter
 
 PROMPTS = pd.DataFrame({"prompt_id": ["a", "b", "c"], "prompt": ["give a number", "x", "one random city, please"]})
@@ -73,9 +76,10 @@ def test_the_journal_of_another_job_is_not_continued(tiny, tmp_path, adapter, ch
     job = Job(tiny("llama"), adapter, None, {"a": [1, 2, 3]}, [2], settings, 1, 100, VllmSettings())
 
     def kept(job):
-        return len(generate.Journal(out, generate._header(job, {"method": "soft"})).done)
+        return len(Journal(out, generate._header(job, {"method": "soft"}), ("prompt_id", "draw"), "draws").done)
 
-    generate.Journal(out, generate._header(job, {"method": "soft"})).add([{"prompt_id": "a", "draw": 0, "text": "1"}])
+    journal = Journal(out, generate._header(job, {"method": "soft"}), ("prompt_id", "draw"), "draws")
+    journal.add([{"prompt_id": "a", "draw": 0, "text": "1"}])
     assert kept(job) == 1
     if "adapter" in change:
         (adapter / "adapter_model.safetensors").write_bytes(b"second training")
@@ -131,6 +135,37 @@ def test_an_adapter_that_changes_nothing_is_an_error(tiny, tmp_path):
 def test_draws_of_nothing(tiny):
     with pytest.raises(CftError, match="no prompts"):
         plan(PROMPTS.head(0), SamplingSettings(draws=1, max_new_tokens=1), 0, tiny("llama"), None, 10, VllmSettings())
+
+
+def test_an_instruction_and_thinking_change_the_prompts(tiny, monkeypatch):
+    """A thinking model gets its own options, and no answer is opened for it."""
+    chat = {"template_options": {"mood": "calm"}, "answer_prefix": "final: ", "thinking_options": {"mood": "deep"}}
+    source = settings_of(tiny("llama")).model_copy(update={"chat": ChatSettings.model_validate(chat)})
+    tokenizer = load_tokenizer(tiny("llama"))
+    tokenizer.chat_template = "{{ mood }}:" + tokenizer.chat_template
+    monkeypatch.setattr(generate, "settings_of", lambda folder: source)
+    monkeypatch.setattr(generate, "load_tokenizer", lambda folder: tokenizer)
+    settings = SamplingSettings(draws=1, max_new_tokens=1)
+
+    def prompt(**how):
+        job = plan(PROMPTS.head(1), settings, 0, tiny("llama"), None, 10, VllmSettings(), **how)
+        assert job.stops == [tokenizer.convert_tokens_to_ids("<|im_end|>")] * 2
+        return tokenizer.decode(job.prompts["a"])
+
+    asked = "<|im_start|>user\ngive a number<|im_end|>\n<|im_start|>assistant\n"
+    told = "<|im_start|>system\nBe random.<|im_end|>\n"
+    assert prompt() == f"calm:{asked}final: "
+    assert prompt(instruction="Be random.") == f"calm:{told}{asked}final: "
+    assert prompt(instruction="Be random.", thinking=True) == f"deep:{told}{asked}"
+
+
+def test_a_journal_under_another_instruction_is_not_continued(tiny):
+    settings = SamplingSettings(draws=1, max_new_tokens=1)
+    headers = [
+        generate._header(plan(PROMPTS, settings, 0, tiny("llama"), None, 10, VllmSettings(), instruction), {})
+        for instruction in (None, "Be random.", "Be very random.")
+    ]
+    assert len({header["prompts"] for header in headers}) == 3
 
 
 def test_vllm_that_is_not_installed(tiny, tmp_path, monkeypatch):

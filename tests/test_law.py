@@ -1,5 +1,7 @@
 """The exact law against enumeration with one forward pass per value."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,9 @@ import torch
 
 from cft import CftError, chat
 from cft.batches import FLOOR
-from cft.config import ChatSettings, OpenEndedBenchmark, StructuredBenchmark
-from cft.law import trie_law, write_law
+from cft.benchmark_settings import OpenEndedBenchmark, StructuredBenchmark
+from cft.law import expected_nll, trie_law, write_law
+from cft.model_settings import ChatSettings
 from cft.models import load_model, load_tokenizer
 from cft.prefix import Prefixes
 from cft.target import make_target
@@ -17,13 +20,13 @@ from cft.trie import build_trie
 ARCHITECTURES = ["llama", "qwen3", "gemma3", "gpt_oss"]
 
 
-def brute_force(model, tokenizer, prompt, target, trie):
+def brute_force(model, tokenizer, prompt, target, trie, temperature=1.0):
     """log-probability of every value and the expected soft loss, value by value without any sharing."""
     log_probability, soft = [], 0.0
     for index, (value, mass) in enumerate(zip(target.values, target.probabilities, strict=True)):
         tokens = [*tokenizer(value, add_special_tokens=False).input_ids, trie.terminator]
         logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
-        log_model = logits.double().log_softmax(-1)
+        log_model = (logits.double() / temperature).log_softmax(-1)
         log_probability.append(float(log_model[range(len(tokens)), tokens].sum()))
         for position, (ids, law) in enumerate(trie.laws_along(int(trie.row[index]))):
             q = np.maximum(law, FLOOR) / np.maximum(law, FLOOR).sum()
@@ -52,6 +55,23 @@ def test_trie_law_by_brute_force(tiny, families, architecture, family, parameter
     assert law.kl_within_support == pytest.approx(float((p * np.log(p / inside)).sum()), abs=1e-4)
     prefixes = sum(int((level.token != trie.terminator).sum()) for level in trie.levels())
     assert law.forward_tokens == prefixes  # each prefix once
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_the_law_at_a_temperature_by_brute_force(tiny, families, temperature):
+    model, tokenizer = load_model(tiny("qwen3")), load_tokenizer(tiny("qwen3"))
+    prompt = chat.prompt_tokens(tokenizer, "give a number", ChatSettings())
+    target = make_target(families, "poisson", {"lambda": 9.0})
+    trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, tokenizer.eos_token_id)
+    with torch.inference_mode():
+        law = trie_law(Prefixes.of(model, [prompt]), trie, 7, temperature)
+        nll = expected_nll(Prefixes.of(model, [prompt]), trie, 7, [1.0, temperature])
+        wanted, soft = brute_force(model, tokenizer, prompt, target, trie, temperature)
+        plain, _ = brute_force(model, tokenizer, prompt, target, trie)
+    np.testing.assert_allclose(law.log_probability, wanted, atol=5e-4)
+    assert np.abs(wanted - plain).max() > 1  # the temperature matters here
+    assert law.trie_kl == pytest.approx(soft, abs=5e-4)
+    np.testing.assert_allclose(nll, [-(target.probabilities @ plain), -(target.probabilities @ wanted)], atol=5e-4)
 
 
 def test_a_model_that_is_the_target_scores_zero(families):
@@ -97,7 +117,13 @@ def test_files_of_laws(tiny, families, tmp_path):
     assert list(frame["values"][0]) == ["0", "1"]
     np.testing.assert_allclose([row.sum() for row in frame["law"]], frame["support_probability"], rtol=1e-9)
     np.testing.assert_allclose(frame["sequence_kl"], frame["support_nll"] + frame["kl_within_support"])
-    assert (tmp_path / "law.run.json").is_file()
+    assert json.loads((tmp_path / "law.run.json").read_text())["temperature"] == 1
+    write_law(settings, prompts, families, tiny("llama"), None, {}, 4096, tmp_path / "hot.parquet", temperature=1e6)
+    hot = pd.read_parquet(tmp_path / "hot.parquet")
+    assert json.loads((tmp_path / "hot.run.json").read_text())["temperature"] == 1e6
+    # Every next token is equally likely: a digit, then the terminator.
+    tokens = len(load_tokenizer(tiny("llama")))
+    np.testing.assert_allclose(hot["law"][0], tokens**-2.0, rtol=1e-4)
 
 
 def test_first_token_law_of_open_prompts(tiny, families, tmp_path):
@@ -111,6 +137,9 @@ def test_first_token_law_of_open_prompts(tiny, families, tmp_path):
         law = model(torch.tensor([prompt])).logits[0, -1].softmax(-1).numpy()
     assert row["support_size_0.9"] == int((np.cumsum(np.sort(law)[::-1]) < 0.9).sum()) + 1
     assert row["support_size_0.5"] == int((np.cumsum(np.sort(law)[::-1]) < 0.5).sum()) + 1
+    write_law(settings, prompts, families, tiny("llama"), None, {}, 4096, tmp_path / "hot.parquet", temperature=1e6)
+    hot = pd.read_parquet(tmp_path / "hot.parquet").iloc[0]
+    assert hot["support_size_0.5"] == pytest.approx(len(tokenizer) / 2, abs=1)
 
 
 def test_an_unknown_prompt_is_named(tiny, families, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cft import CftError, chat
-from cft.config import ChatSettings, ModelSource
+from cft.model_settings import ChatSettings, ModelSource
 from cft.models import load_model, load_tokenizer, prepare, settings_of
 from cft.tiny import RECIPES, tiny_model
 

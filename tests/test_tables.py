@@ -6,6 +6,7 @@ import pytest
 import synthetic
 
 from cft import CftError, summary, tables
+from cft.paired import mcnemar_exact
 from cft.stats import wilson
 
 
@@ -108,9 +109,146 @@ def test_table2_numbers(scores):
 def test_table2_without_a_benchmark_lacks_its_columns(scores):
     frame = tables.load("table2").make(scores[scores["benchmark"] != "mcq"])
     assert "unique_rate" in frame and not any(column.startswith("mcq") for column in frame)
+    frame = tables.load("table2").make(scores[scores["benchmark"] == "novelty"])
+    assert all(column.startswith(("model", "method", "seeds", "NoveltyBench")) for column in frame)
 
 
-@pytest.mark.parametrize(("name", "missing"), [("table1", ["structured"]), ("table2", ["open_ended", "mcq"])])
+def test_table2_novelty_by_prompt_and_version(scores):
+    frame = tables.load("table2").make(scores)
+    mine = scores.query("model == 'Qwen3-1.7B' and metric == 'utility_v1.0'")
+    prompts = mine.groupby(["method", "split", "item"])["value"].mean()
+    row = frame.query("model == 'Qwen3-1.7B' and method == 'soft'").iloc[0]
+    assert row["NoveltyBench_prompts"] == 20
+    assert row["NoveltyBench_v1.0_utility"] == pytest.approx(prompts["soft"].mean())
+    assert row["NoveltyBench_v1.0_utility_curated"] == pytest.approx(prompts["soft", "curated"].mean())
+    difference = prompts["soft"] - prompts["base"]
+    assert row["NoveltyBench_v1.0_utility_difference"] == pytest.approx(difference.mean())
+    assert row["NoveltyBench_v1.0_utility_difference_low"] < difference.mean()
+    assert "NoveltyBench v1.0 distinct" in tables.readable(frame)
+    assert frame.query("method == 'base'")["NoveltyBench_v1.0_utility_difference"].isna().all()
+    one = tables.load("table2").make(scores[scores["split"] != "curated"])
+    assert "NoveltyBench_v1.0_utility_wildchat" not in one  # the same as over all prompts
+
+
+def test_prompting_methods_have_the_columns_that_they_were_run_on():
+    scores = synthetic.scores(methods=[*synthetic.METHODS, *synthetic.PROMPTING])
+    row = tables.load("table2").make(scores).query("method == 'ssot'").iloc[0]
+    assert np.isfinite(row["unique_rate"])
+    assert row.filter(regex="mcq|v1.0").isna().all()
+    assert set(tables.load("table3").make(scores)["method"]) == set(synthetic.METHODS)
+
+
+@pytest.fixture(scope="module")
+def table3(scores):
+    return tables.load("table3").make(scores)
+
+
+def items(scores, method, task, seed, model="Qwen3-1.7B"):
+    rows = scores[(scores["model"] == model) & (scores["method"] == method) & (scores["seed"] == seed)]
+    return rows[(rows["split"] == task) & (rows["metric"] == "correct")]["value"].to_numpy()
+
+
+def test_table3_differences_to_a_base_that_was_measured_once(scores, table3):
+    row = table3.query("model == 'Qwen3-1.7B' and method == 'soft'").iloc[0]
+    for task, label in (("mmlu", "MMLU"), ("truthfulqa", "TruthfulQA"), ("gsm8k_flexible", "GSM8K_flexible")):
+        base = items(scores, "base", task, 0)
+        changes = [items(scores, "soft", task, seed) - base for seed in (0, 1)]
+        assert row[f"{label}_difference"] == pytest.approx(np.mean(changes))
+        assert row[f"{label}_difference_low"] < np.mean(changes) < row[f"{label}_difference_high"]
+    assert table3.query("method == 'base'").filter(like="difference").isna().all(axis=None)
+    assert table3["seeds"].tolist() == [1, 2, 2] * 2
+
+
+def test_table3_estimates_where_every_run_has_one(scores, table3):
+    whole = scores.query("model == 'Qwen3-1.7B' and method == 'soft' and item == 'all' and split == 'mmlu'")
+    row = table3.query("model == 'Qwen3-1.7B' and method == 'soft'").iloc[0]
+    assert row["MMLU_gp-IRT"] == pytest.approx(whole[whole["metric"] == "gp_irt"]["value"].mean())
+    means = [items(scores, "soft", "gsm8k_flexible", seed).mean() for seed in (0, 1)]
+    assert row["GSM8K_flexible_mean"] == pytest.approx(np.mean(means))
+    one_without = (scores["metric"] == "gp_irt") & (scores["method"] == "hard") & (scores["split"] == "mmlu")
+    frame = tables.load("table3").make(scores[~one_without])
+    assert "MMLU_mean" in frame and "MMLU_gp-IRT" not in frame and "HellaSwag_gp-IRT" in frame
+
+
+def test_table3_p_values_are_mcnemars_by_holm():
+    scores = synthetic.scores(synthetic.MODELS[:2])
+    frame = tables.load("table3").make(scores)
+    columns = [column for column in frame if column.endswith("_p")]
+    assert "TruthfulQA_McNemar_p" not in columns and len(columns) == 5
+    raw = {}
+    for row in frame[frame["method"] != "base"].itertuples():
+        for column in columns:
+            task = column.removesuffix("_McNemar_p").lower()
+            base, tuned = (items(scores, name, task, 0, row.model) for name in ("base", row.method))
+            raw[row.Index, column] = mcnemar_exact(sum(base > tuned), sum(base < tuned))
+    worst = 0
+    for place, (cell, value) in enumerate(sorted(raw.items(), key=lambda pair: pair[1])):
+        worst = max(worst, min(1, value * (len(raw) - place)))
+        assert frame.loc[cell] == pytest.approx(worst)
+    assert frame.loc[frame["method"] == "base", columns].isna().all(axis=None)
+
+
+def test_table3_shows_further_tasks(scores):
+    more = scores[scores["split"] == "mmlu"].assign(split="gsm8k_full_strict")
+    frame = tables.load("table3").make(pd.concat([more, scores]))
+    assert frame["gsm8k_full_strict_difference"].tolist() == pytest.approx(
+        frame["MMLU_difference"].tolist(), nan_ok=True
+    )
+    assert list(frame).index("MMLU_difference") < list(frame).index("gsm8k_full_strict_difference")
+
+
+def test_table4_perplexities_and_their_ratio_to_base(scores):
+    frame = tables.load("table4").make(scores)
+    row = frame.query("model == 'Qwen3-0.6B' and method == 'hard'").iloc[0]
+    mine = scores.query("model == 'Qwen3-0.6B' and benchmark == 'paloma' and item == 'all' and metric == 'perplexity'")
+    logs = np.log(mine.set_index(["method", "split", "seed"])["value"]).sort_index()
+    for name in [*synthetic.SLICES, "all"]:
+        assert row[f"{name}_perplexity"] == pytest.approx(np.exp(logs["hard", name].mean()))
+        ratio = np.exp(logs["hard", name].mean() - logs["base", name].mean())
+        assert row[f"{name}_ratio"] == pytest.approx(ratio)  # from the blocks, not from the sums of the slice
+        assert row[f"{name}_ratio_low"] <= ratio <= row[f"{name}_ratio_high"]
+    bits = scores.query("model == 'Qwen3-0.6B' and method == 'hard' and metric == 'bits_per_byte' and split == 'all'")
+    assert row["bits_per_byte"] == pytest.approx(bits["value"].mean())
+    assert frame.query("method == 'base'").filter(like="ratio").isna().all(axis=None)
+
+
+def test_table5_fidelity_and_cost_of_all_methods():
+    scores = synthetic.scores(methods=[*synthetic.METHODS, *synthetic.PROMPTING])
+    frame = tables.load("table5").make(scores).set_index("method")
+    assert list(frame.index) == [*synthetic.METHODS, *synthetic.PROMPTING]
+    assert frame.loc["ssot", ["structured_tokens_per_draw", "structured_tokens_ratio"]].tolist() == [900, 150]
+    assert frame.loc["verbalised", "open-ended_tokens_ratio_high"] == pytest.approx(20)
+    families = by_hand(scores, "SmolLM2-135M", "temperature", "unseen_families", "pit_w1")
+    assert frame.loc["temperature", "pit_w1_unseen_families"] == pytest.approx(np.mean(list(families.values())))
+    assert frame.loc["temperature", "pit_w1_unseen_families_floor"] == pytest.approx(synthetic.FLOORS["pit_w1_floor"])
+    assert np.isnan(frame.loc["base", "structured_tokens_ratio"])
+    no_law = scores[~((scores["method"] == "ssot") & (scores["metric"] == "support_size_0.9"))]
+    frame = tables.load("table5").make(no_law).set_index("method")
+    assert np.isnan(frame.loc["ssot", "open-ended_support_size_90_percent"])
+    only = tables.load("table5").make(scores[scores["benchmark"] == "open_ended"])
+    assert "open-ended_unique_rate" in only and not any(column.startswith("valid_rate") for column in only)
+
+
+def test_every_table_is_written_and_read_again(tmp_path):
+    scores = synthetic.scores(methods=[*synthetic.METHODS, *synthetic.PROMPTING])
+    for name in ("table2", "table3", "table4", "table5"):
+        frame = tables.load(name).make(scores)
+        tables.save(frame, tmp_path / f"{name}.csv")
+        again = pd.read_csv(tmp_path / f"{name}.csv")
+        assert list(tables.readable(again)) == list(tables.readable(frame))
+        assert not any(column.endswith((" low", " high")) for column in tables.readable(again))
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("table1", ["structured"]),
+        ("table2", ["open_ended", "mcq", "novelty"]),
+        ("table3", ["tinybenchmarks"]),
+        ("table4", ["paloma"]),
+        ("table5", ["structured", "open_ended"]),
+    ],
+)
 def test_scores_without_the_benchmark(scores, name, missing):
     kept = scores[~scores["benchmark"].isin(missing)]
     with pytest.raises(CftError, match=missing[0]):

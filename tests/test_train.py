@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from cft import CftError, chat
-from cft.config import ChatSettings, FinetuneMethod
 from cft.data import write_data
 from cft.law import trie_law
+from cft.method_settings import FinetuneMethod
+from cft.model_settings import ChatSettings
 from cft.models import load_model, load_tokenizer
 from cft.prefix import Prefixes
 from cft.target import make_target
@@ -69,7 +70,7 @@ def test_a_killed_run_continues_and_ends_the_same(tiny, data, tmp_path):
     finetune(tiny("llama"), data, METHOD, 3, 8, whole)
     checkpoints = tmp_path / "killed.checkpoints"
     script = (
-        "import sys, time, pathlib; from cft.config import FinetuneMethod; from cft import train\n"
+        "import sys, time, pathlib; from cft.method_settings import FinetuneMethod; from cft import train\n"
         "step = train.CalibrationTrainer.training_step\n"
         "def slow(self, *a, **k):\n"
         "    time.sleep(0.0 if self.state.global_step < 5 else 600)\n"  # past the checkpoint of step 4, for ever

@@ -15,8 +15,10 @@ import pytest
 from scipy import stats
 
 from cft import CftError, engines
-from cft.config import FinetuneMethod, ModelSource, SamplingSettings, VllmSettings
+from cft.benchmark_settings import SamplingSettings
 from cft.generate import plan
+from cft.method_settings import FinetuneMethod
+from cft.model_settings import ModelSource, VllmSettings
 
 pytestmark = pytest.mark.vllm
 N = 150

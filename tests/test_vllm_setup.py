@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cft.config import SamplingSettings, VllmSettings
+from cft.benchmark_settings import SamplingSettings
 from cft.engines import Job
+from cft.model_settings import VllmSettings
 from cft.models import load_model
 from cft.vllm_setup import BLOCK, arguments_for, explained
 

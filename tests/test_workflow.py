@@ -37,10 +37,29 @@ def test_the_whole_paper(checkout):
     start = time.monotonic()
     jobs = plan("--configfile", "config/paper.yaml", cwd=checkout)
     runs = 7 * 5 + 5 * 3  # five seeds up to 4B parameters, three above
-    assert (jobs["model"], jobs["data"], jobs["finetune"]) == (12, 10, 2 * runs)
-    assert (jobs["sample"], jobs["score"]) == (9 * runs, 9 * runs)
-    assert jobs["law"] == 2 * (2 * runs + 12)  # the base model's law is the same for every seed
+    assert (jobs["model"], jobs["data"], jobs["finetune"]) == (12 + 2, 10, 2 * runs)  # two judges
+    assert jobs["sample"] == 4 * 3 * runs + 2 * 3 * 12  # three baselines, at one seed
+    # The base model's law and measurements are the same for every seed.
+    assert jobs["law"] == 2 * (2 * runs + 12 + 12)
+    assert jobs["retention"] == jobs["perplexity"] == 2 * runs + 12
+    assert (jobs["judge"], jobs["temperature"]) == (3 * runs, 12)
+    assert jobs["score"] == jobs["sample"] + jobs["retention"] + jobs["perplexity"]
     assert time.monotonic() - start < 60  # the promise is ten seconds on a quiet machine
+
+
+def test_the_whole_paper_is_at_most_a_thousand_submissions(checkout):
+    said = snakemake("--dry-run", "--configfile", "config/paper.yaml", cwd=checkout).stdout
+    rules = Counter(re.findall(r"^rule (\w+):$", said, re.M))
+    text = "".join(path.read_text() for path in (checkout / "workflow/rules").glob("*.smk"))
+    grouped = dict(re.findall(r'^rule (\w+):(?:(?!^rule ).)*?group:\s+"(\w+)', text, re.M | re.S))
+    profile = (checkout / "workflow/profiles/slurm/config.yaml").read_text()
+    assert all(f"{group}" in profile for group in grouped.values())
+    measured = set(re.findall(r"results/(?:laws|retention|perplexity)/\w+/(\S+?/\w+/seed\d+)\.parquet", said))
+    of_models = {rule for rule, group in grouped.items() if group in ("score_", "judge_")}
+    assert {"score", "judge"} == of_models
+    shown = "table|fig|all|exp"  # rules that are in the group "show", or no jobs
+    alone = sum(count for rule, count in rules.items() if rule not in grouped and not re.match(shown, rule))
+    assert 800 < alone + len(measured) + 12 * len(of_models) + 2 <= 1000
 
 
 def test_one_artefact_needs_only_what_it_shows(checkout):
@@ -81,7 +100,10 @@ def finished(checkout):
         ("src/cft/figures/fig2.py", {"smoke_fig2", "smoke_report", "smoke"}),
         ("src/cft/tables/table2.py", {"smoke_table2", "smoke_report", "smoke"}),
         ("src/cft/train.py", set()),
-        ("src/cft/benchmarks/mcq.py", {"smoke_score", "smoke_scores", "smoke_table2", "smoke_report", "smoke"}),
+        (
+            "src/cft/benchmarks/mcq.py",
+            {"smoke_score", "smoke_scores", "smoke_claims", "smoke_table2", "smoke_report", "smoke"},
+        ),
     ],
 )
 def test_an_edit_runs_again_what_depends_on_it(finished, edited, again):
@@ -106,12 +128,12 @@ def edit(folder, *pairs):
 
 
 def test_a_new_seed_runs_only_what_is_new(finished):
-    before = edit(finished, ("seeds: [1, 2]", "seeds: [1, 2, 3]"))
+    before = edit(finished, ("seeds: [1]", "seeds: [1, 2]"))
     scores = finished / "results" / "smoke" / "scores.parquet"
     scores.unlink()  # these empty files carry no record of their inputs, by which a real run would notice the new seed
     try:
         jobs = plan("smoke", cwd=finished)
-        assert (jobs["smoke_finetune"], jobs["smoke_sample"], jobs["smoke_data"]) == (2, 9, 2)
+        assert (jobs["smoke_finetune"], jobs["smoke_sample"], jobs["smoke_data"]) == (2, 12, 2)
         assert not {"smoke_model", "smoke_prompts"} & set(jobs)
     finally:
         (finished / "config" / "smoke.yaml").write_text(before)
@@ -140,7 +162,7 @@ def test_settings_of_memory_do_not_train_again_but_those_of_the_method_do(checko
     ("old", "new", "says"),
     [
         ("architecture: llama", "architecture: lama", "models.tiny-llama.architecture: Input should be 'llama'"),
-        ("seeds: [1, 2]", "sedes: [1, 2]", "unknown key sedes"),
+        ("seeds: [1]", "sedes: [1]", "unknown key sedes"),
     ],
 )
 def test_a_mistake_in_a_configuration_is_one_clear_message(checkout, old, new, says):

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from cft import chat
-from cft.config import ChatSettings, FinetuneMethod
+from cft.method_settings import FinetuneMethod
+from cft.model_settings import ChatSettings
 from cft.prefix import Prefixes
 from cft.provenance import read_table
 from cft.trie import Trie, build_trie

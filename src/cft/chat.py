@@ -10,17 +10,23 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from cft import CftError
-from cft.config import ChatSettings
+from cft.model_settings import ChatSettings
 from cft.trie import Ragged
 
 MARKER = "0"
 
 
-def prompt_tokens(tokenizer: Any, question: str, chat: ChatSettings) -> list[int]:
-    """The tokens before the answer's first token."""
-    return tokenizer(_render(tokenizer, question, chat), add_special_tokens=False).input_ids
+def prompt_tokens(tokenizer: Any, question: str, chat: ChatSettings, instruction: str | None = None) -> list[int]:
+    """The tokens before the answer's first token.
+
+    instruction    what a message of chat.instruction_role says before the question; Gemma 3's template puts it into
+                   the user's turn, gpt-oss's into a section of the developer
+    Raises CftError when the chat template refuses such a message or leaves it out.
+    """
+    return tokenizer(prompt_text(tokenizer, question, chat, instruction), add_special_tokens=False).input_ids
 
 
 def terminator(tokenizer: Any, chat: ChatSettings) -> int:
@@ -84,7 +90,7 @@ def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 def check_boundary(tokenizer: Any, question: str, value: str, chat: ChatSettings) -> None:
     """Raise CftError when the tokenizer merges a value's first characters with the end of the prompt."""
-    text = _render(tokenizer, question, chat)
+    text = prompt_text(tokenizer, question, chat)
     together = tokenizer(text + value, add_special_tokens=False).input_ids
     apart = prompt_tokens(tokenizer, question, chat) + tokenize_values(tokenizer, [value])[0].tolist()
     if together != apart:
@@ -94,8 +100,24 @@ def check_boundary(tokenizer: Any, question: str, value: str, chat: ChatSettings
         )
 
 
-def _render(tokenizer: Any, question: str, chat: ChatSettings) -> str:
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True, **chat.template_options
-    )
+def prompt_text(tokenizer: Any, question: str, chat: ChatSettings, instruction: str | None = None) -> str:
+    """The text whose tokens are prompt_tokens()."""
+    messages = [{"role": "user", "content": question}]
+    if instruction is not None:
+        messages.insert(0, {"role": chat.instruction_role, "content": instruction})
+    options = {"tokenize": False, "add_generation_prompt": True, **chat.template_options}
+    try:
+        text = tokenizer.apply_chat_template(messages, **options)
+    except TemplateError as error:
+        if instruction is None:
+            raise
+        raise CftError(
+            f"the chat template refuses a message of the role {chat.instruction_role} ({str(error).strip()}): "
+            "leave prompting methods out for this model"
+        )
+    if instruction is not None and instruction.strip() not in text:
+        raise CftError(
+            f"the chat template leaves out a message of the role {chat.instruction_role}: "
+            "set the model's chat.instruction_role, or leave prompting methods out for it"
+        )
     return text + chat.answer_prefix

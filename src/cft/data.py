@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cft.config import FinetuneMethod
 from cft.distributions import Prompt, Registry
+from cft.method_settings import FinetuneMethod
 from cft.progress import Progress
 from cft.provenance import replacing, write_run, write_table
 from cft.streams import stream

@@ -1,6 +1,5 @@
 """Draw texts from a model: one interface, whatever the engine."""
 
-import hashlib
 import json
 import logging
 import time
@@ -11,11 +10,13 @@ from typing import Any
 import pandas as pd
 
 from cft import CftError, chat
-from cft.config import SamplingSettings, VllmSettings
+from cft.benchmark_settings import SamplingSettings
 from cft.engines import Draw, Job, start
+from cft.journal import Journal, adapter_weights, digest
+from cft.model_settings import VllmSettings
 from cft.models import load_tokenizer, settings_of
 from cft.progress import Progress
-from cft.provenance import replacing, write_table
+from cft.provenance import write_table
 
 log = logging.getLogger(__name__)
 CHUNK_SECONDS = 1.0
@@ -29,13 +30,21 @@ def plan(
     adapter: Path | None,
     cache_tokens: int,
     vllm: VllmSettings,
+    instruction: str | None = None,
+    thinking: bool = False,
 ) -> Job:
-    """The draws of `prompts` (columns prompt_id, prompt) as a job for an engine; raises CftError when it is empty."""
+    """The draws of `prompts` (columns prompt_id, prompt) as a job for an engine; raises CftError when it is empty.
+
+    instruction    told to the model before each prompt
+    thinking       whether the model may think before it answers, as its settings say
+    """
     if prompts.empty:
         raise CftError("no prompts to draw from")
     tokenizer, chat_settings = load_tokenizer(model), settings_of(model).chat
+    if thinking:
+        chat_settings = chat_settings.thinking()
     tokens = {
-        prompt_id: chat.prompt_tokens(tokenizer, text, chat_settings)
+        prompt_id: chat.prompt_tokens(tokenizer, text, chat_settings, instruction)
         for prompt_id, text in zip(prompts["prompt_id"], prompts["prompt"], strict=True)
     }
     stops = [chat.terminator(tokenizer, chat_settings), tokenizer.eos_token_id]
@@ -49,7 +58,7 @@ def sample(job: Job, identity: dict[str, Any], out: Path) -> None:
     Draws are kept in a journal beside `out` as they come; a killed job continues from it, and ends in the same file.
     Raises CftError when the adapter does not fit or is not active.
     """
-    journal = Journal(out, _header(job, identity))
+    journal = Journal(out, _header(job, identity), ("prompt_id", "draw"), "draws")
     todo = [request for request in job.requests if (request.prompt_id, request.draw) not in journal.done]
     engine = start(job)
     with Progress("sample", len(job.requests), "draws") as progress:
@@ -72,21 +81,9 @@ def _header(job: Job, identity: dict[str, Any]) -> dict[str, Any]:
         **identity,
         "seed": job.seed,
         "vllm": job.vllm.model_dump() if job.settings.engine == "vllm" else None,
-        "prompts": _digest(json.dumps([job.prompts, job.stops]).encode()),
-        "adapter": job.adapter and _digest(_weights(job.adapter)),
+        "prompts": digest(json.dumps([job.prompts, job.stops]).encode()),
+        "adapter": job.adapter and digest(adapter_weights(job.adapter)),
     }
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _weights(adapter: Path) -> bytes:
-    """An adapter's weights: one that was trained again in its place differs in them alone."""
-    try:
-        return (adapter / "adapter_model.safetensors").read_bytes()
-    except OSError as error:
-        raise CftError(f"adapter {adapter}: cannot be read ({error.strerror}); train it with `cft finetune`")
 
 
 def _row(job: Job, draw: Draw) -> dict[str, Any]:
@@ -110,29 +107,3 @@ def _chunks(draws: Iterable[Draw]) -> Iterator[list[Draw]]:
             chunk, since = [], time.monotonic()
     if chunk:
         yield chunk
-
-
-class Journal:
-    """The draws of an unfinished file, one JSON line each, under a first line that says what they were drawn with."""
-
-    def __init__(self, out: Path, header: dict[str, Any]):
-        self.path = out.with_name(f".{out.name}.journal")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.done: dict[tuple[str, int], dict[str, Any]] = {}
-        first = json.dumps(header, sort_keys=True) + "\n"
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-        if lines[:1] == [first]:
-            # A line that a kill cut short lacks its end.
-            for row in [json.loads(line) for line in lines[1:] if line.endswith("\n")]:
-                self.done[row["prompt_id"], row["draw"]] = row
-            log.info("continuing after %d draws", len(self.done))
-        with replacing(self.path) as temporary:
-            temporary.write_text(first + "".join(json.dumps(row) + "\n" for row in self.done.values()), "utf-8")
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        self.done.update({(row["prompt_id"], row["draw"]): row for row in rows})
-
-    def remove(self) -> None:
-        self.path.unlink()

@@ -5,6 +5,7 @@ Structured prompts: the exact expectation, over a target's whole trie, of the so
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import torch
 
 from cft import chat
 from cft.batches import FLOOR
+from cft.benchmark_settings import OpenEndedBenchmark, StructuredBenchmark
 from cft.benchmarks.open_ended import THRESHOLDS, support_size
-from cft.config import OpenEndedBenchmark, StructuredBenchmark
 from cft.distributions import Registry
 from cft.models import load_for_evaluation, load_tokenizer, settings_of
 from cft.prefix import Prefixes
@@ -45,17 +46,15 @@ class TrieLaw:
     forward_tokens: int
 
 
-def trie_law(prompt: Prefixes, trie: Trie, rows: int) -> TrieLaw:
-    """The law of the model after `prompt` (one row) on all values of `trie`.
+def trie_law(prompt: Prefixes, trie: Trie, rows: int, temperature: float = 1.0) -> TrieLaw:
+    """The law of the model after `prompt` (one row) on all values of `trie`, its logits divided by `temperature`.
 
     Walks the trie from the root, `rows` prefixes at a time: only the caches along one path of chunks are alive.
     """
-    levels = list(trie.levels())
-    step = [np.full(len(level.token), np.nan) for level in levels]
-    forward = _walk(prompt, np.zeros(1, int), 0, levels, trie.terminator, rows, step)
+    levels, steps, forward = _log_steps(prompt, trie, rows, [temperature])
     log_probability = np.empty(len(trie.probability))
     expected, before, mass = 0.0, np.zeros(1), np.ones(1)
-    for level, log_step in zip(levels, step, strict=True):
+    for level, (log_step,) in zip(levels, steps, strict=True):
         path = before[level.parent] + log_step
         ended = level.token == trie.terminator
         log_probability[trie.order[level.start[ended]]] = path[ended]
@@ -69,10 +68,49 @@ def trie_law(prompt: Prefixes, trie: Trie, rows: int) -> TrieLaw:
     return TrieLaw(log_probability, expected, sequence, missed, sequence - missed, forward)
 
 
+def expected_nll(prompt: Prefixes, trie: Trie, rows: int, temperatures: Sequence[float]) -> np.ndarray:
+    """[temperatures] the target's expectation of -log P(value, terminator) in nats, all from one walk of the trie.
+
+    A prefix counts with the mass of the values through it. Convex in 1/temperature: each term is a log-sum-exp of
+    logits/temperature minus one of them.
+    """
+    levels, steps, _ = _log_steps(prompt, trie, rows, temperatures)
+    total = np.zeros(len(temperatures))
+    for level, step in zip(levels, steps, strict=True):
+        some = level.mass > 0
+        total -= step[:, some] @ level.mass[some]
+    return total
+
+
+def rows_within(cache_tokens: int, prompt: list[int]) -> int:
+    """How many prefixes of a trie may be computed at a time.
+
+    Caches of a path of chunks are alive at once, most of them of the few last levels.
+    """
+    return max(1, cache_tokens // (2 * len(prompt)))
+
+
+def _log_steps(
+    prompt: Prefixes, trie: Trie, rows: int, temperatures: Sequence[float]
+) -> tuple[list[Level], list[np.ndarray], int]:
+    """The trie's levels, the log-probability of each prefix's last token [temperatures, nodes], tokens computed."""
+    levels = list(trie.levels())
+    steps = [np.full((len(temperatures), len(level.token)), np.nan) for level in levels]
+    forward = _walk(prompt, np.zeros(1, int), 0, levels, trie.terminator, rows, temperatures, steps)
+    return levels, steps, forward
+
+
 def _walk(
-    prefixes: Prefixes, nodes: np.ndarray, depth: int, levels: list[Level], end: int, rows: int, step: list[np.ndarray]
+    prefixes: Prefixes,
+    nodes: np.ndarray,
+    depth: int,
+    levels: list[Level],
+    end: int,
+    rows: int,
+    temperatures: Sequence[float],
+    steps: list[np.ndarray],
 ) -> int:
-    """Fill `step` with the log-probabilities of all tokens below `nodes`; returns the number of tokens computed.
+    """Fill `steps` with the log-probabilities of all tokens below `nodes`; returns the number of tokens computed.
 
     `nodes` [n] are the unfinished prefixes of a stretch of one level, row i of `prefixes` is nodes[i].
     """
@@ -81,13 +119,23 @@ def _walk(
     parent = torch.from_numpy(np.searchsorted(nodes, level.parent[low:high])).to(prefixes.mask.device)
     token = torch.from_numpy(level.token[low:high]).to(prefixes.mask.device)
     logits = prefixes.logits if prefixes.logits.dtype == torch.float64 else prefixes.logits.float()
-    step[depth][low:high] = (logits[parent, token] - logits.logsumexp(-1)[parent]).double().cpu().numpy()
+    # One temperature after the other: a copy of a chunk's logits for each of them would not fit.
+    step = torch.stack([_log_laws(logits, parent, token, temperature) for temperature in temperatures])
+    steps[depth][:, low:high] = step.double().cpu().numpy()
     unfinished, computed = torch.nonzero(token != end)[:, 0], 0
     for chunk in unfinished.split(rows) if len(unfinished) else ():
         below = prefixes.select(parent[chunk])
         below.advance(token[chunk])
-        computed += len(chunk) + _walk(below, low + chunk.cpu().numpy(), depth + 1, levels, end, rows, step)
+        computed += len(chunk) + _walk(
+            below, low + chunk.cpu().numpy(), depth + 1, levels, end, rows, temperatures, steps
+        )
     return computed
+
+
+def _log_laws(logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor, temperature: float) -> torch.Tensor:
+    """[n] the log-probability of each `token` [n] in a `row` [n] of `logits`."""
+    scaled = logits if temperature == 1 else logits / temperature
+    return scaled[row, token] - scaled.logsumexp(-1)[row]
 
 
 def _soft_loss(trie: Trie, level: Level, above: np.ndarray, step: np.ndarray) -> float:
@@ -114,8 +162,12 @@ def write_law(
     identity: dict[str, Any],
     cache_tokens: int,
     out: Path,
+    temperature: float = 1.0,
 ) -> None:
-    """Write the law of every prompt (columns prompt_id, prompt) to a parquet file; `identity` fills more columns."""
+    """Write the law of every prompt (columns prompt_id, prompt) to a parquet file; `identity` fills more columns.
+
+    temperature    divides the logits everywhere; the benchmark's own is that of draws, and is not used
+    """
     tokenizer = load_tokenizer(model_folder)
     chat_settings = settings_of(model_folder).chat
     tokens = [chat.prompt_tokens(tokenizer, text, chat_settings) for text in prompts["prompt"]]
@@ -126,21 +178,22 @@ def write_law(
         for prompt_id, prompt in zip(prompts["prompt_id"], tokens, strict=True):
             start = Prefixes.of(model, [prompt])
             if isinstance(settings, StructuredBenchmark):
-                # Caches of a path of chunks are alive at once, most of them of the few last levels.
-                rows = max(1, cache_tokens // (2 * len(prompt)))
-                record = _on_target(
-                    start, tokenizer, end, for_prompt(registry, prompt_id, settings.decimals, settings.max_bins), rows
-                )
+                target = for_prompt(registry, prompt_id, settings.decimals, settings.max_bins)
+                rows = rows_within(cache_tokens, prompt)
+                record = _on_target(start, tokenizer, end, target, rows, temperature)
             else:
-                record = _first_token(start)
+                record = _first_token(start, temperature)
             records.append({**identity, "prompt_id": prompt_id, **record})
             progress.update()
-    write_table(pd.DataFrame(records), out, **facts, benchmark=settings.model_dump(), identity=identity)
+    facts |= {"benchmark": settings.model_dump(), "identity": identity, "temperature": temperature}
+    write_table(pd.DataFrame(records), out, **facts)
 
 
-def _on_target(start: Prefixes, tokenizer: Any, end: int, target: Target, rows: int) -> dict[str, Any]:
+def _on_target(
+    start: Prefixes, tokenizer: Any, end: int, target: Target, rows: int, temperature: float
+) -> dict[str, Any]:
     trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, end)
-    law = trie_law(start, trie, rows)
+    law = trie_law(start, trie, rows, temperature)
     return {
         "support_probability": math.exp(-law.support_nll),
         "trie_kl": law.trie_kl,
@@ -154,7 +207,7 @@ def _on_target(start: Prefixes, tokenizer: Any, end: int, target: Target, rows: 
     }
 
 
-def _first_token(start: Prefixes) -> dict[str, Any]:
-    probability = start.logits[0].double().softmax(-1).cpu().numpy()
+def _first_token(start: Prefixes, temperature: float) -> dict[str, Any]:
+    probability = (start.logits[0].double() / temperature).softmax(-1).cpu().numpy()
     sizes = support_size(probability, THRESHOLDS)
     return {f"support_size_{threshold}": float(size) for threshold, size in zip(THRESHOLDS, sizes, strict=True)}

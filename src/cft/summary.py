@@ -6,6 +6,7 @@ independently, because every seed is scored on every family. The draws of one pr
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 from cft import CftError
 from cft.benchmarks.structured import family_of
 from cft.stats import Interval
+from cft.streams import stream
 
 RESAMPLES = 2000
 SPLITS = {"unseen_params": "unseen parameters", "unseen_families": "unseen families"}
@@ -92,30 +94,72 @@ def combine(units: np.ndarray, statistic: str = "mean") -> np.ndarray:
         return {"mean": np.nanmean, "median": np.nanmedian}[statistic](units, axis=-1)
 
 
-def bootstrap(function: Callable[..., np.ndarray], *cells: pd.DataFrame) -> Interval:
-    """`function` of the seed means [..., units] of each cell, with its interval.
+class Resampled(NamedTuple):
+    """A statistic, its values [RESAMPLES] for resampled units and seeds, NaN where undefined, and how many units."""
 
-    Cells are paired: they are cut to the units and seeds that all of them have, and resampled together.
+    found: float
+    values: np.ndarray
+    units: int
+
+
+UNKNOWN = Interval(np.nan, np.nan, np.nan)
+NOTHING = Resampled(np.nan, np.full(RESAMPLES, np.nan), 0)
+
+
+def resample(function: Callable[..., np.ndarray], *cells: pd.DataFrame, stratum: str = "") -> Resampled:
+    """`function` of the seed means [..., units] of each cell, as found and resampled.
+
+    Cells are paired: they are cut to the units and seeds that all of them have, and resampled together. Calls of one
+    stratum with as many units resample the same ones; different strata are independent but for the seeds.
     """
     if any(part.empty for part in cells):
-        return Interval(np.nan, np.nan, np.nan)
+        return NOTHING
     units, seeds = cells[0].index, cells[0].columns
     for part in cells[1:]:
         units, seeds = units[units.isin(part.index)], seeds[seeds.isin(part.columns)]
-    if units.empty or seeds.empty:
-        return Interval(np.nan, np.nan, np.nan)
     values = np.stack([part.loc[units, seeds].to_numpy(float) for part in cells])
     values[:, np.isnan(values).any(axis=0)] = np.nan  # a pair with one side missing is no pair
-    found = float(function(*(combine(part) for part in values)))
-    if len(units) == 1:
-        return Interval(found, np.nan, np.nan)  # one unit says nothing about how much units differ
-    generator = np.random.default_rng(0)
-    rows = generator.integers(len(units), size=(RESAMPLES, len(units), 1))
-    columns = generator.integers(len(seeds), size=(RESAMPLES, 1, len(seeds)))
-    resampled = function(*(combine(part[rows, columns]) for part in values))
-    resampled = resampled[np.isfinite(resampled)]
-    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
-    return Interval(found, float(low), float(high))
+    values = values[:, ~np.isnan(values[0]).all(axis=1)]
+    if not values.size:
+        return NOTHING
+    rows, weights = _chosen(*values.shape[1:], stratum)
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is undefined becomes NaN
+        found = float(function(*(combine(part) for part in values)))
+        resampled = function(*(np.take_along_axis(_seed_means(part, weights), rows, axis=1) for part in values))
+    return Resampled(found, np.where(np.isfinite(resampled), resampled, np.nan), values.shape[1])
+
+
+@lru_cache(maxsize=8)
+def _chosen(units: int, seeds: int, stratum: str) -> tuple[np.ndarray, np.ndarray]:
+    """[RESAMPLES, units] which units, [RESAMPLES, seeds] how often each seed."""
+    rows = stream(0, "bootstrap units", stratum).integers(units, size=(RESAMPLES, units), dtype=np.int32)
+    columns = stream(0, "bootstrap seeds").integers(seeds, size=(RESAMPLES, seeds))
+    return rows, (columns[..., None] == np.arange(seeds)).sum(axis=1).astype(float)
+
+
+def _seed_means(part: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """[RESAMPLES, units] means over weighted seeds of `part` [units, seeds], NaN left out."""
+    known = ~np.isnan(part)
+    return (weights @ np.where(known, part, 0).T) / (weights @ known.T)
+
+
+def interval(resampled: Resampled, level: float = 0.95) -> Interval:
+    """The percentile interval; without ends for one unit, which says nothing about how much units differ."""
+    values = resampled.values[np.isfinite(resampled.values)]
+    if resampled.units < 2 or not len(values):
+        return Interval(resampled.found, np.nan, np.nan)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(resampled.found, float(low), float(high))
+
+
+def bootstrap(function: Callable[..., np.ndarray], *cells: pd.DataFrame) -> Interval:
+    """`function` of the seed means [..., units] of each cell, with its 95% interval; see `resample`."""
+    return interval(resample(function, *cells))
+
+
+def columns(name: str, found: Interval) -> dict[str, float]:
+    """An interval as three columns of a table: NAME, NAME_low and NAME_high."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
 def estimate(values: pd.DataFrame, statistic: str = "mean") -> Interval:

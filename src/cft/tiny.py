@@ -4,7 +4,12 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from cft import CftError
 
@@ -22,10 +27,23 @@ RECIPES: dict[str, dict[str, Any]] = {
     "gpt_oss": {"model_type": "gpt_oss", "num_hidden_layers": 2, "head_dim": 16, "sliding_window": 16,
                 "num_local_experts": 4, "num_experts_per_tok": 2, "attn_implementation": "eager"},
 }  # fmt: skip
+# The judges of NoveltyBench: DeBERTa-v3 with all its settings for relative positions, in fewer buckets than a pair of
+# answers has tokens; Gemma 2 with one layer that sees a window and one that sees everything.
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    "deberta_v2": {"model_type": "deberta-v2", "num_hidden_layers": 2, "num_labels": 2, "relative_attention": True,
+                   "max_relative_positions": -1, "position_buckets": 32, "norm_rel_ebd": "layer_norm",
+                   "share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+                   "type_vocab_size": 0},
+    "gemma2": {"model_type": "gemma2", "num_hidden_layers": 2, "num_labels": 1, "head_dim": 16, "sliding_window": 16,
+               "query_pre_attn_scalar": 16},
+}  # fmt: skip
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token: a digit is one token, and any text can be written."""
+def tiny_tokenizer(**roles: str) -> PreTrainedTokenizerFast:
+    """Every byte is a token: a digit is one token, and any text can be written.
+
+    roles    further roles of the special tokens, such as cls_token
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -38,23 +56,41 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left",
-        additional_special_tokens=SPECIAL,
+        additional_special_tokens=SPECIAL, **roles,
     )  # fmt: skip
     fast.chat_template = TEMPLATE
     return fast
 
 
 def tiny_model(architecture: str, seed: int = 0) -> tuple[Any, PreTrainedTokenizerFast]:
-    """A random float32 model of about 0.1 million parameters and its tokenizer; the same seed, the same weights."""
-    if architecture not in RECIPES:
-        raise CftError(f"unknown tiny architecture {architecture!r}; known: {', '.join(RECIPES)}")
-    tokenizer = tiny_tokenizer()
-    recipe: dict[str, Any] = RECIPES[architecture] | SIZE
+    """A random float32 model of about 0.1 million parameters and its tokenizer; the same seed, the same weights.
+
+    A causal language model, or for the architectures of judges a sequence classifier.
+    """
+    known = RECIPES | CLASSIFIERS
+    if architecture not in known:
+        raise CftError(f"unknown tiny architecture {architecture!r}; known: {', '.join(known)}")
+    roles = {"cls_token": SPECIAL[1], "sep_token": SPECIAL[2]} if architecture == "deberta_v2" else {}
+    tokenizer = tiny_tokenizer(**roles)
+    recipe: dict[str, Any] = known[architecture] | SIZE
     config = AutoConfig.for_model(
         **recipe, vocab_size=len(tokenizer), max_position_embeddings=1024,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
         initializer_range=0.2,
     )  # fmt: skip
+    kind: Any = AutoModelForSequenceClassification if architecture in CLASSIFIERS else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer
+        model = kind.from_config(config, dtype=torch.float32)
+    if architecture in CLASSIFIERS:
+        _spread_verdicts(model)
+    return model, tokenizer
+
+
+@torch.no_grad()
+def _spread_verdicts(model: Any) -> None:
+    """Move a judge's outputs to where NoveltyBench's thresholds lie: random weights alone fall on one side of them."""
+    if model.config.num_labels == 1:
+        model.score.weight *= 4
+    else:
+        model.classifier.bias += torch.tensor([4.6, 0.0])

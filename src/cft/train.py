@@ -14,7 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from cft import CftError
 from cft.batches import Batches, batch_loss
-from cft.config import FinetuneMethod
+from cft.method_settings import FinetuneMethod
 from cft.models import load_model, load_tokenizer, settings_of
 from cft.progress import Progress
 from cft.provenance import replacing, write_run

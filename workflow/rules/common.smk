@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from cft import CftError, images, jobs, slurm
-from cft.config import Experiment
+from cft.config import Experiment, Needs
 from cft.settings import check
 
 try:
@@ -20,14 +20,25 @@ except CftError as error:
     raise WorkflowError(str(error))
 
 BENCHMARKS = experiment.benchmarks.chosen()
-LAWS = [name for name in BENCHMARKS if name != "mcq"]
-TUNED = [name for name, method in experiment.methods.items() if method.kind == "finetune"]
-SAMPLER = "sampling" if any(each.engine == "vllm" for each in BENCHMARKS.values()) else "finetune"
+# Where the scorer of a benchmark finds what it scores: draws, judged draws, or measurements.
+RAW = {"novelty": "judged", "tinybenchmarks": "retention", "paloma": "perplexity"}
+SAMPLED = [name for name in BENCHMARKS if RAW.get(name) in (None, "judged")]
+LAWS = [name for name in BENCHMARKS if name in ("structured", "open_ended")]
+JUDGES = {"similarity": experiment.judges.similarity, "reward": experiment.judges.reward} if experiment.judges else {}
+
+
+def of_kind(*kinds):
+    return [name for name, method in experiment.methods.items() if method.kind in kinds]
+
+
+TUNED = of_kind("finetune")
+PROMPTING = of_kind("ssot", "verbalised")
+TEMPERATURES = of_kind("temperature")
 ADAPTER = ["adapter_model.safetensors", "adapter_config.json"]
 
 
 wildcard_constraints:
-    model="|".join(experiment.models),
+    model="|".join([*experiment.models, *JUDGES]),
     method="|".join(experiment.methods),
     benchmark="|".join(BENCHMARKS),
     seed=r"\d+",
@@ -44,6 +55,12 @@ def image(name):
         raise WorkflowError(str(error))
 
 
+def image_for(benchmarks):
+    """The image that has the engines of some benchmarks."""
+    engines = [getattr(BENCHMARKS[name], "engine", None) for name in benchmarks if name in BENCHMARKS]
+    return image("sampling" if "vllm" in engines else "finetune")
+
+
 def settings(value):
     """Settings as one word of a command line."""
     return json.dumps(value if isinstance(value, dict) else value.model_dump(mode="json"))
@@ -54,8 +71,20 @@ def identity(wildcards):
     return json.dumps({"model": wildcards.model, "method": wildcards.method, "seed": int(wildcards.seed)})
 
 
-def gpus(wildcards):
-    return experiment.models[wildcards.model].gpus
+def source(wildcards):
+    """What a model or a judge is made from."""
+    return (experiment.models | JUDGES)[wildcards.model].source_only()
+
+
+def run_by(key):
+    """A key of how a model is run: a resource of its jobs, as a change of it must not run them again."""
+    return lambda wildcards: getattr(experiment.models[wildcards.model], key)
+
+
+def needs(rule, what):
+    """Memory or time of a rule's jobs, growing with every attempt: the experiment's table."""
+    row = experiment.needs.get(rule) or experiment.needs.get("default") or Needs()
+    return lambda wildcards, attempt: getattr(row, what) * attempt
 
 
 def adapter_files(wildcards):
@@ -68,36 +97,64 @@ def adapter_option(wildcards, input):
     return f"--adapter {Path(input.adapter[0]).parent}" if input.adapter else ""
 
 
+def instructions_file(wildcards):
+    """What a prompting method tells the model before the question; nothing for another method."""
+    return f"results/instructions/{wildcards.method}.json" if wildcards.method in PROMPTING else []
+
+
+def temperature_file(wildcards):
+    """The temperature that was fitted for a model; nothing for a method without one."""
+    return f"results/temperatures/{wildcards.model}/{wildcards.method}.json" if wildcards.method in TEMPERATURES else []
+
+
+def option(name, flag=None):
+    """--FLAG FILE (by default --NAME FILE) where the job has such an input, else nothing."""
+    return lambda wildcards, input: f"--{flag or name} {input[name]}" if input[name] else ""
+
+
+def seeds_of(model, method, benchmark):
+    """The seeds at which a method is evaluated: all where training or draws differ, else the first."""
+    seeds = experiment.seeds_of(model)
+    if method in TUNED or (method not in PROMPTING + TEMPERATURES and benchmark in SAMPLED):
+        return seeds
+    return seeds[:1]
+
+
 def law_file(wildcards):
     """The law behind a score file; a method without adapter has the same law for every seed."""
-    if wildcards.benchmark not in LAWS:
+    if wildcards.benchmark not in LAWS or wildcards.method in PROMPTING:
         return []
     seed = wildcards.seed if wildcards.method in TUNED else experiment.seeds_of(wildcards.model)[0]
     return f"results/laws/{wildcards.benchmark}/{wildcards.model}/{wildcards.method}/seed{seed}.parquet"
 
 
-def runs(pattern, methods=experiment.methods):
-    """`pattern` for every (model, method, seed) of the experiment."""
-    return [
-        pattern.format(model=model, method=method, seed=seed)
-        for model in experiment.models
-        for method in methods
-        for seed in experiment.seeds_of(model)
-    ]
+def raw_file(wildcards):
+    """What a score file is made from."""
+    kind = RAW.get(wildcards.benchmark, "samples")
+    return f"results/{kind}/{wildcards.benchmark}/{wildcards.model}/{wildcards.method}/seed{wildcards.seed}.parquet"
 
 
 def files_of(kind, benchmarks):
-    """The files of draws (samples) or scores of some benchmarks."""
+    """The files of one kind (samples, scores, judged, …) of some benchmarks, for all models, methods and seeds."""
     return [
-        name
+        f"results/{kind}/{benchmark}/{model}/{method}/seed{seed}.parquet"
         for benchmark in benchmarks
-        for name in runs(f"results/{kind}/{benchmark}/{{model}}/{{method}}/seed{{seed}}.parquet")
+        for model in experiment.models
+        for method, chosen in experiment.methods.items()
+        if benchmark in getattr(chosen, "benchmarks", BENCHMARKS)
+        for seed in seeds_of(model, method, benchmark)
     ]
+
+
+def judged_or_measured():
+    """The raw files of benchmarks that are more than draws."""
+    return [name for benchmark in BENCHMARKS if benchmark in RAW for name in files_of(RAW[benchmark], [benchmark])]
 
 
 def everything():
     return [
         "results/scores.parquet",
+        "results/claims.csv",
         *(f"results/tables/{name}.{kind}" for name in experiment.tables for kind in ("csv", "tex", "md")),
         *(f"results/figures/{name}.{kind}" for name in experiment.figures for kind in ("pdf", "png", "csv")),
         "results/report.html",

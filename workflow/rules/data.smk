@@ -1,5 +1,7 @@
 # distributions.yaml -> results/data/{method}/seed{seed}/{prompts,examples}.parquet
 #                    -> results/prompts/{benchmark}.parquet
+# upstream files     -> results/prompts, results/instructions/{method}.json, results/corpora/paloma, results/irt.parquet
+MIRROR = f"--mirror {experiment.assets_mirror}" if experiment.assets_mirror else ""
 
 
 rule data:
@@ -18,6 +20,8 @@ rule data:
         "prepare"
     resources:
         slots=1,
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
         out=subpath(output[0], parent=True),
@@ -40,9 +44,83 @@ rule prompts:
         "prepare"
     resources:
         slots=1,
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
     params:
         settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
-        mirror=f"--mirror {experiment.assets_mirror}" if experiment.assets_mirror else "",
+        mirror=MIRROR,
     shell:
         "cft benchmark-prompts {wildcards.benchmark} --settings {params.settings:q} --distributions {input.families:q} "
         "--assets {input.assets:q} {params.mirror} --out {output:q} 2> {log:q}"
+
+
+rule instructions:
+    # What a prompting method tells the model before the question.
+    input:
+        experiment.assets,
+    output:
+        "results/instructions/{method}.json",
+    log:
+        "results/logs/instructions/{method}.log",
+    benchmark:
+        "results/benchmarks/instructions/{method}.tsv"
+    group:
+        "prepare"
+    resources:
+        slots=1,
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
+    params:
+        settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
+        mirror=MIRROR,
+    shell:
+        "cft instructions --settings {params.settings:q} --assets {input:q} {params.mirror} --out {output:q} 2> {log:q}"
+
+
+rule corpus:
+    # Where the texts of PALOMA lie; they are fetched, or made, here.
+    input:
+        experiment.assets,
+    output:
+        "results/corpora/paloma/corpus.json",
+        "results/corpora/paloma/run.json",
+    log:
+        "results/logs/corpus.log",
+    benchmark:
+        "results/benchmarks/corpus.tsv"
+    group:
+        "prepare"
+    resources:
+        slots=1,
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
+    params:
+        # Not what is measured on the texts: another stride needs no other corpus.
+        settings=lambda wildcards: settings(BENCHMARKS["paloma"].model_dump(include={"data", "slices"})),
+        mirror=MIRROR,
+        out=subpath(output[0], parent=True),
+    shell:
+        "cft corpus --settings {params.settings:q} --assets {input:q} {params.mirror} --out {params.out:q} 2> {log:q}"
+
+
+rule irt:
+    # The item parameters behind tinyBenchmarks' estimates.
+    input:
+        experiment.assets,
+    output:
+        "results/irt.parquet",
+    log:
+        "results/logs/irt.log",
+    benchmark:
+        "results/benchmarks/irt.tsv"
+    group:
+        "prepare"
+    resources:
+        slots=1,
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
+    params:
+        settings=lambda wildcards: settings(BENCHMARKS["tinybenchmarks"]),
+        mirror=MIRROR,
+    shell:
+        "cft irt --settings {params.settings:q} --assets {input:q} {params.mirror} --out {output:q} 2> {log:q}"

@@ -15,8 +15,31 @@ rule scores:
         "show"
     resources:
         slots=1,
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
     shell:
         "cft scores {input:q} --out {output:q} 2> {log:q}"
+
+
+rule claims:
+    # What the scores say of each claim of the paper.
+    input:
+        scores="results/scores.parquet",
+        code="src/cft/claims.py",
+    output:
+        report("results/claims.csv", caption="../report/claims.rst", category="Claims"),
+    log:
+        "results/logs/claims.log",
+    benchmark:
+        "results/benchmarks/claims.tsv"
+    group:
+        "show"
+    resources:
+        slots=1,
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
+    shell:
+        "cft claims --scores {input.scores:q} --out {output:q} 2> {log:q}"
 
 
 # A rule per table and figure, as each has its own inputs and caption.
@@ -40,6 +63,8 @@ for name, shown in experiment.tables.items():
             "show"
         resources:
             slots=1,
+            mem_mb=needs("default", "mem_mb"),
+            runtime=needs("default", "runtime"),
         params:
             name=name,
             scores=lambda wildcards, input: [f"--scores={file}" for file in input.scores],
@@ -71,6 +96,8 @@ for name, shown in experiment.figures.items():
             "show"
         resources:
             slots=1,
+            mem_mb=needs("default", "mem_mb"),
+            runtime=needs("default", "runtime"),
         params:
             name=name,
             sources=lambda wildcards, input: [
@@ -87,13 +114,18 @@ rule report:
     # One page with everything: what was run, key results, tables, figures.
     input:
         scores="results/scores.parquet",
-        tables=[f"results/tables/{name}.csv" for name in experiment.tables],
+        tables=["results/claims.csv", *(f"results/tables/{name}.csv" for name in experiment.tables)],
         figures=[f"results/figures/{name}.png" for name in experiment.figures],
-        captions=[f"workflow/report/{name}.rst" for name in [*experiment.tables, *experiment.figures]],
+        captions=[f"workflow/report/{name}.rst" for name in ["claims", *experiment.tables, *experiment.figures]],
         runs=[
             *(f"results/models/{model}/run.json" for model in experiment.models),
-            *runs("results/adapters/{model}/{method}/seed{seed}/run.json", TUNED),
-            *(name.replace(".parquet", ".run.json") for name in files_of("samples", BENCHMARKS)),
+            *(
+                f"results/adapters/{model}/{method}/seed{seed}/run.json"
+                for model in experiment.models
+                for method in TUNED
+                for seed in experiment.seeds_of(model)
+            ),
+            *(name.replace(".parquet", ".run.json") for name in files_of("samples", SAMPLED) + judged_or_measured()),
         ],
         code=["src/cft/report.py", "src/cft/report.html.j2"],
     output:
@@ -106,6 +138,8 @@ rule report:
         "show"
     resources:
         slots=1,
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
     params:
         settings=settings(experiment),
         files=lambda wildcards, input: [

@@ -1,5 +1,6 @@
 # a model's source -> results/models/{model}
 # model + data     -> results/adapters/{model}/{method}/seed{seed}
+# model            -> results/temperatures/{model}/{method}.json
 
 
 rule model:
@@ -12,8 +13,11 @@ rule model:
     benchmark:
         "results/benchmarks/model/{model}.tsv"
     threads: experiment.threads
+    resources:
+        mem_mb=needs("model", "mem_mb"),
+        runtime=needs("model", "runtime"),
     params:
-        settings=lambda wildcards: settings(experiment.models[wildcards.model].source_only()),
+        settings=lambda wildcards: settings(source(wildcards)),
         out=subpath(output[0], parent=True),
     shell:
         "cft model --settings {params.settings:q} --out {params.out:q} 2> {log:q}"
@@ -37,8 +41,10 @@ rule finetune:
     threads: experiment.threads
     # How a job is run is a resource, as a change of it must not run the job again.
     resources:
-        gpu=gpus,
-        micro_batch=lambda wildcards: experiment.models[wildcards.model].micro_batch,
+        gpu=run_by("gpus"),
+        micro_batch=run_by("micro_batch"),
+        mem_mb=needs("finetune", "mem_mb"),
+        runtime=needs("finetune", "runtime"),
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
         model=subpath(input.model, parent=True),
@@ -47,3 +53,29 @@ rule finetune:
     shell:
         "cft finetune --model {params.model:q} --data {params.data:q} --settings {params.settings:q} "
         "--seed {wildcards.seed} --micro-batch {resources.micro_batch} --threads {threads} --out {params.out:q} 2> {log:q}"
+
+
+rule temperature:
+    # The temperature at which the untouched model is closest to the targets of training prompts.
+    input:
+        model="results/models/{model}/model.json",
+        families=experiment.distributions,
+    output:
+        file="results/temperatures/{model}/{method}.json",
+        run="results/temperatures/{model}/{method}.run.json",
+    log:
+        "results/logs/temperature/{model}/{method}.log",
+    benchmark:
+        "results/benchmarks/temperature/{model}/{method}.tsv"
+    threads: experiment.threads
+    resources:
+        gpu=run_by("gpus"),
+        cache_tokens=run_by("cache_tokens"),
+        mem_mb=needs("temperature", "mem_mb"),
+        runtime=needs("temperature", "runtime"),
+    params:
+        settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
+        model=subpath(input.model, parent=True),
+    shell:
+        "cft temperature --settings {params.settings:q} --distributions {input.families:q} --model {params.model:q} "
+        "--cache-tokens {resources.cache_tokens} --threads {threads} --out {output.file:q} 2> {log:q}"

@@ -21,8 +21,8 @@ import pandas as pd
 from scipy import stats
 
 from cft.assets import Assets
+from cft.benchmark_settings import McqBenchmark
 from cft.benchmarks import jsonable, tidy
-from cft.config import McqBenchmark
 from cft.distributions import Registry
 from cft.stats import SEED
 from cft.text import strip_thinking

@@ -1,13 +1,14 @@
 """Open-ended random generation: "Name a random city." (paper section 5.2).
 
 Data    102 prompts: a list of nouns, asked for with four verbs in turn
-Metric  share of different answers and of empty ones among a prompt's draws; from the law, how many next tokens make up
-        a given share of the probability (support_size)
+Metric  among a prompt's draws the share of different answers, of empty ones, and of the most frequent answer and the
+        four most frequent (top_share, top4_share); tokens per draw; from the law, how many next tokens make up a given
+        share of the probability (support_size)
 Source  arXiv 2605.11845; golden/open_ended.jsonl, golden/support_size.jsonl
 
 Odd cases. An answer is the first line that is not empty, without a thinking block and one pair of straight quotes;
-"Paris", "paris" and "Paris." are three answers. Empty answers count in n, not among the different ones. A prompt that
-is not of this list is scored like the others, so that draws for other nouns can be compared.
+"Paris", "paris" and "Paris." are three answers. Empty answers count in n, not among the different or frequent ones. A
+prompt that is not of this list is scored like the others, so that draws for other nouns can be compared.
 """
 
 from collections import Counter
@@ -19,8 +20,8 @@ import pandas as pd
 
 from cft import CftError
 from cft.assets import Assets
+from cft.benchmark_settings import OpenEndedBenchmark
 from cft.benchmarks import jsonable, texts_by, tidy
-from cft.config import OpenEndedBenchmark
 from cft.distributions import Registry
 from cft.text import has_thinking, strip_thinking
 
@@ -90,11 +91,24 @@ def _count_all(draws: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> pd.DataFrame:
-    """Tidy scores: n, unique_rate and empty_rate of every prompt in `draws`, the support_size_… columns of `law`."""
+    """Tidy scores: n, rates and shares of every prompt in `draws`, the support_size_… columns of `law`.
+
+    Also tokens_per_draw, the mean of the column tokens, where the draws have it.
+    """
     rows = []
     for prompt_id, found in _count_all(draws).items():
-        rates = {"n": found["n"], "unique_rate": found["unique_fraction"], "empty_rate": found["empty"] / found["n"]}
+        frequent = list(found["counts"].values())
+        rates = {
+            "n": found["n"],
+            "unique_rate": found["unique_fraction"],
+            "empty_rate": found["empty"] / found["n"],
+            "top_share": sum(frequent[:1]) / found["n"],
+            "top4_share": sum(frequent[:4]) / found["n"],
+        }
         rows += [(SPLIT, prompt_id, metric, value) for metric, value in rates.items()]
+    if "tokens" in draws:
+        means: Any = draws["tokens"].groupby(draws["prompt_id"].astype(str), sort=False).mean()
+        rows += [(SPLIT, prompt_id, "tokens_per_draw", value) for prompt_id, value in means.items()]
     if law is not None:
         sizes = [column for column in law.columns if column.startswith("support_size_")]
         for prompt_id, *values in law[["prompt_id", *sizes]].itertuples(index=False):

@@ -2,7 +2,7 @@
 
 Data    the 42 selected prompts of the two held-out splits, or all 683 of their grids
 Metric  per prompt from the draws: validity, moment errors, Wasserstein-1 distances and what a perfect sampler scores on
-        them; from the law (no draws): probabilities and divergences in nats
+        them, tokens per draw; from the law (no draws): probabilities and divergences in nats
 Source  arXiv 2605.11845; golden/structured_scores.jsonl for validity, moments and w1_valid_only
 
 Odd cases. A text is one decimal number and nothing else; "inf", "1,000", "1_000" and "0x1F" are malformed, digits of
@@ -23,8 +23,8 @@ import pandas as pd
 
 from cft import CftError, stats
 from cft.assets import Assets
+from cft.benchmark_settings import StructuredBenchmark
 from cft.benchmarks import jsonable, texts_by, tidy
-from cft.config import StructuredBenchmark
 from cft.distributions import Family, Registry
 from cft.text import strip_thinking
 
@@ -156,7 +156,8 @@ def _measure_all(draws: pd.DataFrame, registry: Registry) -> dict[str, tuple[dic
 def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> pd.DataFrame:
     """Tidy scores: METRICS of every prompt in `draws`, LAW_METRICS (nats; a probability) of every prompt in `law`.
 
-    The split of a prompt outside the paper's grids is "elsewhere".
+    Also tokens_per_draw, the mean of the column tokens, where the draws have it. The split of a prompt outside the
+    paper's grids is "elsewhere".
     """
     splits = {prompt.prompt_id: prompt.split for prompt in registry.prompts}
     rows = [
@@ -164,6 +165,12 @@ def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> 
         for prompt_id, (metrics, _) in _measure_all(draws, registry).items()
         for metric in METRICS
     ]
+    if "tokens" in draws:
+        means: Any = draws["tokens"].groupby(identify(draws, registry), sort=False).mean()
+        rows += [
+            (splits.get(prompt_id, ELSEWHERE), prompt_id, "tokens_per_draw", value)
+            for prompt_id, value in means.items()
+        ]
     if law is not None:
         rows += [
             (splits.get(prompt_id, ELSEWHERE), prompt_id, metric, value)

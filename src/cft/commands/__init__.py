@@ -4,7 +4,7 @@ Nothing heavy is imported before a sub-command runs, so that --help answers at o
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,3 +27,23 @@ Seed = Annotated[int, typer.Option(min=0)]
 Threads = Annotated[int, typer.Option(min=1, help="processor threads")]
 CacheTokens = Annotated[int, typer.Option(min=1, help="tokens of key-value cache in memory")]
 Vllm = Annotated[str, typer.Option(help="how vLLM runs, as JSON or the path of a YAML file")]
+Identity = Annotated[str, typer.Option(help="JSON object of further constant columns")]
+Prompts = Annotated[Path, typer.Option(help="a file made by `cft benchmark-prompts`")]
+UpstreamTable = Annotated[Path, typer.Option(help="the table of upstream files")]
+Mirror = Annotated[Path | None, typer.Option(help="a folder that holds the upstream files")]
+AssetCache = Annotated[Path, typer.Option(help="where downloads are kept")]
+Downloads = Path("results/assets")
+
+
+def upstream(table: Path, mirror: Path | None, cache: Path) -> Any:
+    """The upstream files that a command may need."""
+    from cft.assets import Assets
+    from cft.settings import read_yaml
+
+    return Assets(read_yaml(table), mirror, cache)
+
+
+def use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)

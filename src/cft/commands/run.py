@@ -9,22 +9,31 @@ import typer
 from cft import CftError
 from cft.commands import (
     Adapter,
+    AssetCache,
     CacheTokens,
     Distributions,
+    Downloads,
     Families,
+    Identity,
+    Mirror,
     ModelFolder,
     Out,
+    Prompts,
     Seed,
     Setting,
     Threads,
     UpstreamFiles,
+    UpstreamTable,
     Vllm,
     app,
-)  # fmt: skip
+    upstream,
+    use_threads,
+)
 from cft.commands.look import print_draws
 
 FOR_BENCHMARK = {"benchmark": "a benchmark", "settings": "--settings", "prompts": "--prompts", "out": "--out",
-                 "identity": "--identity"}  # fmt: skip
+                 "identity": "--identity", "instructions": "--instructions",
+                 "temperature_of": "--temperature-of"}  # fmt: skip
 FOR_PROMPT = {"prompt": "--prompt", "n": "--n", "histogram": "--histogram", "max_new_tokens": "--max-new-tokens",
               "temperature": "--temperature", "top_p": "--top-p", "engine": "--engine"}  # fmt: skip
 
@@ -35,39 +44,27 @@ def benchmark_prompts(
     settings: Setting,
     out: Out,
     distributions: Distributions = Families,
-    assets: Annotated[Path, typer.Option(help="the table of upstream files")] = UpstreamFiles,
-    mirror: Annotated[Path | None, typer.Option(help="a folder that holds the upstream files")] = None,
-    cache: Annotated[Path, typer.Option(help="where downloads are kept")] = Path("results/assets"),
+    assets: UpstreamTable = UpstreamFiles,
+    mirror: Mirror = None,
+    cache: AssetCache = Downloads,
 ) -> None:
     """Write the prompts of a benchmark."""
-    from cft.assets import Assets
     from cft.benchmarks import load
     from cft.distributions import registry
     from cft.provenance import write_table
-    from cft.settings import read_yaml
 
     module = load(benchmark)
     chosen = _benchmark_settings(benchmark, settings)
-    frame = module.prompts(chosen, registry(distributions), Assets(read_yaml(assets), mirror, cache))
+    frame = module.prompts(chosen, registry(distributions), upstream(assets, mirror, cache))
     write_table(frame, out, benchmark=benchmark, settings=chosen.model_dump())
-
-
-@app.command()
-def model(settings: Setting, out: Out) -> None:
-    """Fetch, unpack or make a model; every other command loads it from the folder that this one writes."""
-    from cft.config import ModelSource
-    from cft.models import prepare
-    from cft.settings import setting
-
-    prepare(setting(ModelSource, settings), out)
 
 
 @app.command()
 def data(settings: Setting, seed: Seed, out: Out, distributions: Distributions = Families) -> None:
     """Write the ordered training examples of a method and seed."""
-    from cft.config import FinetuneMethod
     from cft.data import write_data
     from cft.distributions import registry
+    from cft.method_settings import FinetuneMethod
     from cft.settings import setting
 
     write_data(registry(distributions), setting(FinetuneMethod, settings), seed, out)
@@ -84,12 +81,12 @@ def finetune(
     threads: Threads = 2,
 ) -> None:
     """Train an adapter; run again after a kill, it continues."""
-    from cft.config import FinetuneMethod
+    from cft.method_settings import FinetuneMethod
     from cft.settings import setting
     from cft.train import finetune
 
     method = setting(FinetuneMethod, settings)
-    _use_threads(threads)
+    use_threads(threads)
     finetune(model, data, method, seed, micro_batch, out)
 
 
@@ -97,13 +94,15 @@ def finetune(
 def sample(
     context: typer.Context,
     model: ModelFolder,
-    benchmark: Annotated[str | None, typer.Argument(help="structured, open_ended or mcq; not with --prompt")] = None,
+    benchmark: Annotated[str | None, typer.Argument(help="such as structured; not with --prompt")] = None,
     settings: Annotated[
         str | None, typer.Option(help="benchmark: settings as JSON, or the path of a YAML file")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft benchmark-prompts`")] = None,
     out: Annotated[Path | None, typer.Option(help="benchmark: file to write")] = None,
     identity: Annotated[str, typer.Option(help="benchmark: JSON object of further constant columns")] = "{}",
+    instructions: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft instructions`")] = None,
+    temperature_of: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft temperature`")] = None,
     prompt: Annotated[str | None, typer.Option(help="try this one prompt")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="prompt: number of draws")] = 20,
     histogram: Annotated[
@@ -124,7 +123,8 @@ def sample(
     Options whose help begins with "benchmark" or "prompt" go with that use alone.
     """
     _check_use(context)
-    from cft.config import SamplingSettings, VllmSettings
+    from cft.benchmark_settings import SamplingSettings
+    from cft.model_settings import VllmSettings
     from cft.settings import check, setting
 
     how = setting(VllmSettings, vllm)
@@ -132,15 +132,25 @@ def sample(
         options = {"engine": engine, "draws": n, "max_new_tokens": max_new_tokens, "temperature": temperature,
                    "top_p": top_p}  # fmt: skip
         chosen = check(SamplingSettings, options, "cft sample")
-        _use_threads(threads)
+        use_threads(threads)
         print_draws(prompt, chosen, seed or 0, model, adapter, cache_tokens, how, histogram)
     elif benchmark and settings and prompts and out and seed is not None:
         from cft.generate import plan, sample
+        from cft.prompting import asked
         from cft.provenance import read_table
 
         chosen = _benchmark_settings(benchmark, settings)
-        _use_threads(threads)
-        job = plan(read_table(prompts, ["prompt_id", "prompt"]), chosen, seed, model, adapter, cache_tokens, how)
+        if not isinstance(chosen, SamplingSettings):
+            raise CftError(f"{benchmark} draws no texts; see `cft --help` for what measures it")
+        replaced, ask = asked(instructions, benchmark, model) if instructions else ({}, {})
+        if temperature_of is not None:
+            from cft.temperature import read
+
+            replaced["temperature"] = read(temperature_of)
+        chosen = chosen.model_copy(update=replaced)
+        use_threads(threads)
+        frame = read_table(prompts, ["prompt_id", "prompt"])
+        job = plan(frame, chosen, seed, model, adapter, cache_tokens, how, **ask)
         sample(job, {**json.loads(identity), "benchmark": benchmark}, out)
     else:
         raise CftError("cft sample needs --prompt, or a benchmark with --settings, --prompts, --out and --seed")
@@ -150,24 +160,27 @@ def sample(
 def law(
     benchmark: str,
     settings: Setting,
-    prompts: Annotated[Path, typer.Option(help="a file made by `cft benchmark-prompts`")],
+    prompts: Prompts,
     model: ModelFolder,
     out: Out,
     adapter: Adapter = None,
-    identity: Annotated[str, typer.Option(help="JSON object of further constant columns")] = "{}",
+    identity: Identity = "{}",
     cache_tokens: CacheTokens = 65536,
     threads: Threads = 2,
+    temperature_of: Annotated[Path | None, typer.Option(help="a file made by `cft temperature`")] = None,
     distributions: Distributions = Families,
 ) -> None:
     """Compute a model's own law on every prompt of a benchmark, without draws."""
     from cft.distributions import registry
     from cft.law import write_law
     from cft.provenance import read_table
+    from cft.temperature import read
 
     chosen = _benchmark_settings(benchmark, settings)
-    _use_threads(threads)
+    use_threads(threads)
     frame = read_table(prompts, ["prompt_id", "prompt"])
-    write_law(chosen, frame, registry(distributions), model, adapter, json.loads(identity), cache_tokens, out)
+    at = read(temperature_of) if temperature_of else 1.0
+    write_law(chosen, frame, registry(distributions), model, adapter, json.loads(identity), cache_tokens, out, at)
 
 
 @app.command()
@@ -175,33 +188,41 @@ def score(
     benchmark: str,
     draws: Path,
     law: Annotated[Path | None, typer.Option(help="a file made by `cft law`")] = None,
+    irt: Annotated[Path | None, typer.Option(help="tinybenchmarks: a file made by `cft irt`")] = None,
+    instructions: Annotated[Path | None, typer.Option(help="a file made by `cft instructions`")] = None,
     out: Annotated[Path | None, typer.Option(help="write tidy scores here instead of printing a summary")] = None,
     distributions: Distributions = Families,
 ) -> None:
-    """Score a file of draws (.jsonl or .parquet): print a summary as JSON, or write tidy scores."""
+    """Score draws (.jsonl or .parquet) or measurements: print a summary as JSON, or write tidy scores."""
     from cft.benchmarks import load, read_draws
     from cft.distributions import registry
+    from cft.prompting import answers, read_method
     from cft.provenance import read_table, write_table
 
     module = load(benchmark)
-    frame = read_draws(draws, benchmark)
+    columns = getattr(module, "COLUMNS", None)
+    frame = read_table(draws, list(columns)) if columns else read_draws(draws, benchmark)
+    if instructions is not None:
+        frame = answers(read_method(instructions), frame)
     if out is None:
         print(json.dumps(module.summary(frame, registry(distributions)), indent=2))
         return
-    scores = module.score(frame, read_table(law, ["prompt_id"]) if law else None, registry(distributions))
+    beside = read_table(law, ["prompt_id"]) if law else read_table(irt) if irt else None
+    scores = module.score(frame, beside, registry(distributions))
     for position, column in enumerate(("model", "method", "seed", "benchmark")):
         scores.insert(position, column, frame[column].iloc[0])
-    write_table(scores, out, draws=str(draws), law=str(law) if law else None)
+    write_table(scores, out, draws=str(draws), beside=str(law or irt) if law or irt else None)
 
 
 def _benchmark_settings(benchmark: str, text: str) -> Any:
     """Settings of a benchmark from the command line; raises CftError for an unknown one."""
-    from cft.benchmarks import load
-    from cft.config import Benchmarks
+    from cft.benchmark_settings import Benchmarks
     from cft.settings import setting
 
-    load(benchmark)
-    return setting(Benchmarks.model_fields[benchmark].annotation, text)
+    known = Benchmarks.model_fields
+    if benchmark not in known:
+        raise CftError(f"unknown benchmark {benchmark!r}; known: {', '.join(known)}")
+    return setting(known[benchmark].annotation, text)
 
 
 def _check_use(context: typer.Context) -> None:
@@ -213,9 +234,3 @@ def _check_use(context: typer.Context) -> None:
     if first in given and wrong:
         names = {**FOR_BENCHMARK, **FOR_PROMPT}
         raise CftError(f"{names[first]} does not go with {', '.join(wrong)}; see `cft sample --help` for its two uses")
-
-
-def _use_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)

@@ -18,6 +18,16 @@ def scores(files: list[Path], out: Out) -> None:
 
 
 @app.command()
+def claims(scores: Annotated[Path, typer.Option(help="the file of all scores")], out: Out) -> None:
+    """Write what the scores say of each claim of the paper, as .csv."""
+    from cft.claims import write
+    from cft.provenance import read_table, write_run
+
+    write(read_table(scores), out)
+    write_run(out)
+
+
+@app.command()
 def table(name: str, scores: Annotated[list[Path], typer.Option(help="score files")], out: Out) -> None:
     """Write a table as .csv, .tex and .md."""
     from cft.provenance import write_run

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cft import parts
-from cft.config import SamplingSettings, VllmSettings
+from cft.benchmark_settings import SamplingSettings
+from cft.model_settings import VllmSettings
 
 
 @dataclass(frozen=True)

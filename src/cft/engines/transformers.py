@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cft import CftError
-from cft.config import SamplingSettings
+from cft.benchmark_settings import SamplingSettings
 from cft.engines import Draw, Job, Request
 from cft.models import load_for_evaluation
 from cft.prefix import Prefixes

@@ -1,11 +1,12 @@
-"""Transfer: open-ended randomness and the position of the right answer in generated multiple-choice questions."""
+"""Transfer: open-ended randomness, the right answer's position in multiple-choice questions, NoveltyBench."""
 
 import pandas as pd
 
-from cft.stats import wilson
-from cft.summary import cell, collect, estimate, in_order, where
+from cft.paired import BASE, mean_difference, pooled
+from cft.stats import Interval, wilson
+from cft.summary import UNKNOWN, bootstrap, cell, collect, columns, estimate, in_order, where
 
-BENCHMARKS = ("open_ended", "mcq")
+BENCHMARKS = ("open_ended", "mcq", "novelty")
 
 # column -> (metric, statistic over the nouns); the paper's claim is about the typical noun, so a median
 OPEN_ENDED = {
@@ -18,6 +19,7 @@ MCQ = {
     "mcq_total_variation_floor": "tv_uniform_floor",
     "mcq_total_variation_parsed_only": "tv_uniform_parsed_only",
 }
+NOVELTY = ("distinct", "utility")  # their metrics carry the benchmark's version: distinct_v1.0
 
 
 def make(scores: pd.DataFrame) -> pd.DataFrame:
@@ -34,6 +36,8 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
                 row |= _open_ended(wide["open_ended"], model, method)
             if "mcq" in wide:
                 row |= _mcq(wide["mcq"], model, method)
+            if "novelty" in wide:
+                row |= _novelty(wide["novelty"], model, method)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -41,14 +45,31 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
 def _open_ended(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
     row: dict[str, float] = {"nouns": len(cell(wide, "unique_rate", model, method))}
     for name, (metric, statistic) in OPEN_ENDED.items():
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = estimate(cell(wide, metric, model, method), statistic)
+        row |= columns(name, estimate(cell(wide, metric, model, method), statistic))
     return row
 
 
 def _mcq(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
     row = {name: estimate(cell(wide, metric, model, method)).estimate for name, metric in MCQ.items()}
+    counts = cell(wide, "n", model, method)
+    if counts.empty:  # prompting methods are not run on this benchmark
+        return row | columns("mcq_parse_rate", UNKNOWN)
     # As many texts as one seed has: base may repeat its texts for every seed, and pooled ones would not be independent.
-    texts = cell(wide, "n", model, method).to_numpy().mean()
+    texts = counts.to_numpy().mean()
     share = cell(wide, "parse_rate", model, method).to_numpy().mean()
     _, low, high = wilson(round(texts * share), round(texts))
-    return row | {"mcq_parse_rate": share, "mcq_parse_rate_low": low, "mcq_parse_rate_high": high}
+    return row | columns("mcq_parse_rate", Interval(share, low, high))
+
+
+def _novelty(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
+    metrics = [metric for kind in NOVELTY for metric in wide.columns if metric.startswith(f"{kind}_")]
+    splits = list(wide.index.unique("split"))
+    row: dict[str, float] = {"NoveltyBench_prompts": len(pooled(wide, metrics[0], model, method))}
+    for metric in metrics:
+        kind, version = metric.split("_", 1)
+        name, mine = f"NoveltyBench_{version}_{kind}", pooled(wide, metric, model, method)
+        change = UNKNOWN if method == BASE else bootstrap(mean_difference, mine, pooled(wide, metric, model, BASE))
+        row |= columns(name, estimate(mine)) | columns(f"{name}_difference", change)
+        for split in splits if len(splits) > 1 else ():
+            row |= columns(f"{name}_{split}", estimate(cell(wide, metric, model, method, split)))
+    return row

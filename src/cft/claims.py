@@ -1,0 +1,241 @@
+"""The claims of the paper (paper.md section 6), each with an estimate, a 95% interval and a verdict.
+
+A verdict follows from the interval alone; see cft.verdict. Intervals come from resampling the units of a benchmark
+(families, nouns, prompts, items or blocks), the training seeds, and the models where there are several; see cft.summary
+and cft.paired. A claim about one prompt has its draws as units. What was not run has no estimate.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cft import paired
+from cft.paired import (
+    BASE,
+    block_sums,
+    each_model,
+    extreme,
+    log_perplexity_ratio,
+    log_ratio,
+    mean_difference,
+    once_for_all_seeds,
+    over_models,
+    pooled,
+    scores_of,
+    share_of_draws,
+    together,
+)
+from cft.provenance import replacing
+from cft.stats import Interval
+from cft.summary import SPLITS, UNKNOWN, Resampled, cell, combine, in_order, interval
+from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, criterion, verdict
+
+SOFT, HARD = "soft", "hard"
+TUNED = (SOFT, HARD)
+PARAMETERS, FAMILIES = SPLITS
+SOURCE = "paper.md section 6"
+TENFOLD, ORDERS_OF_MAGNITUDE = (5.0, math.inf), (10.0, 100.0)
+NEARLY_VALID = 0.95
+ABOUT = 1.5  # "about" a factor: within this factor of it
+JOINTLY = "the intervals hold jointly at 95%"
+# (part of the model's name, noun, metric, method, the paper's share before, after)
+NOUNS = [
+    ("qwen3-14b", "weekday", "top_share", SOFT, 0.80, 0.40),
+    ("gemma-3-27b", "city", "top4_share", SOFT, 0.74, 0.15),
+    ("gemma-3-27b", "city", "top4_share", HARD, 0.74, 0.24),
+]
+ANSWERS = {"top_share": "most frequent answer", "top4_share": "four most frequent answers"}
+TASKS = {"mmlu": ABOVE_0, "hellaswag": ABOVE_0, "winogrande": ABOVE_0, "gsm8k_strict": BELOW_0}
+
+
+def claims(scores: pd.DataFrame) -> pd.DataFrame:
+    """A row per claim: claim, source, measure, estimate, low, high, criterion, verdict."""
+    models = in_order(scores["model"])
+    groups = (_fidelity, _hard_and_soft, _support, _nouns, _positions, _novelty, _retention, _perplexity)
+    rows = []
+    for claim in (claim for group in groups for claim in group(scores, models)):
+        estimate, low, high = claim.found or UNKNOWN
+        rows.append(
+            {"claim": claim.claim, "source": SOURCE, "measure": claim.measure}
+            | {"estimate": estimate, "low": low, "high": high}
+            | {"criterion": criterion(claim.region), "verdict": verdict(claim.found, claim.region)}
+        )
+    return pd.DataFrame(rows)
+
+
+def write(scores: pd.DataFrame, out: Path) -> None:
+    """Write the claims of tidy scores as CSV."""
+    with replacing(out) as temporary:
+        claims(scores).to_csv(temporary, index=False, float_format="%.6g")
+
+
+def _mean(parts: list[Resampled]) -> Interval | None:
+    return interval(over_models(parts)) if parts else None
+
+
+def _jointly(choose: Callable[..., Any], parts: list[Resampled]) -> Interval | None:
+    return extreme(choose, [interval(part, 1 - 0.05 / len(parts)) for part in parts]) if parts else None
+
+
+def _exp(found: Interval | None) -> Interval | None:
+    return found and paired.exp(found)
+
+
+def _fidelity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    wide = scores_of(scores, "structured")
+    rows = []
+    for where in ("", f", in families where at least {NEARLY_VALID:.0%} of base's draws are valid"):
+        for split, label in SPLITS.items():
+            for method in TUNED:
+
+                def pair(metric: str, model: str, split: str = split, method: str = method, near: bool = bool(where)):
+                    found = [cell(wide, metric, model, name, split) for name in (method, BASE)]
+                    rates = cell(wide, "valid_rate", model, BASE, split)
+                    valid = rates.index[rates.mean(axis=1) >= NEARLY_VALID]
+                    return [part.filter(valid, axis=0).reindex(part.index) if near else part for part in found]
+
+                w1 = each_model(models, log_ratio("median"), lambda model, pair=pair: pair("w1_over_scale", model))
+                kl = each_model(models, log_ratio("mean"), lambda model, pair=pair: pair("trie_kl", model)[::-1])
+                measure = f"family median of normalised W1, {method} / base, geometric mean over models"
+                rows.append(Claim(f"{method} cuts normalised W1 on {label}{where}", measure, BELOW_1, _exp(_mean(w1))))
+                measure = f"family mean of trie KL, base / {method}, geometric mean over models"
+                sentence = f"{method} cuts trie KL about tenfold on {label}{where}"
+                rows.append(Claim(sentence, measure, TENFOLD, _exp(_mean(kl))))
+    return rows
+
+
+def _hard_and_soft(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    wide = scores_of(scores, "structured")
+
+    def difference(split: str, *methods: str) -> list[Resampled]:
+        return each_model(
+            models,
+            lambda first, second: combine(first, "median") - combine(second, "median"),
+            lambda model: [cell(wide, "w1_over_scale", model, method, split) for method in methods],
+        )
+
+    measure = "family median of normalised W1"
+    return [
+        Claim(f"hard is better than soft on {SPLITS[PARAMETERS]}", f"{measure}, hard - soft, mean over models",
+              BELOW_0, _mean(difference(PARAMETERS, HARD, SOFT))),
+        Claim(f"soft is at least as good as hard on {SPLITS[FAMILIES]} for at least one model",
+              f"{measure}, soft - hard, least over models; {JOINTLY}",
+              BELOW_0, _jointly(np.min, difference(FAMILIES, SOFT, HARD))),
+    ]  # fmt: skip
+
+
+def _support(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    wide = scores_of(scores, "open_ended")
+    parts = each_model(
+        models,
+        lambda soft, base: np.log(combine(soft / base, "median")),
+        lambda model: [cell(wide, "support_size_0.9", model, method) for method in (SOFT, BASE)],
+    )
+    measure = "median over nouns of the top-90% support size, soft / base"
+    return [
+        Claim("soft widens the top-90% support in every model", f"{measure}, least over models; {JOINTLY}",
+              ABOVE_1, _exp(_jointly(np.min, parts))),
+        Claim("soft widens the top-90% support by one to two orders of magnitude",
+              f"{measure}, geometric mean over models", ORDERS_OF_MAGNITUDE, _exp(_mean(parts))),
+    ]  # fmt: skip
+
+
+def _nouns(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    wide = scores_of(scores, "open_ended")
+    rows = []
+    for part, noun, metric, method, before, after in NOUNS:
+        model = next((name for name in models if part in name.lower()), "")
+        shares = [share_of_draws(wide, metric, noun, model, name) for name in (method, BASE)]
+        known = [share for share in shares if share is not None]
+        what = f"share of the {ANSWERS[metric]} to {noun!r} in {part}"
+        for sentence, sign, function, region in [
+            (f"{method} lowers the {what}", "-", np.subtract, BELOW_0),
+            (f"{method} takes the {what} from about {before:.0%} to about {after:.0%}", "/", np.divide,
+             (after / before / ABOUT, after / before * ABOUT)),
+        ]:  # fmt: skip
+            found = interval(together(function, *known)) if len(known) == len(shares) else None
+            rows.append(Claim(sentence, f"share of draws, {method} {sign} base", region, found))
+    return rows
+
+
+def _positions(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    wide = scores_of(scores, "mcq")
+
+    def change(method: str, chosen: list[str]) -> list[Resampled]:
+        return each_model(
+            chosen,
+            mean_difference,
+            lambda model: [cell(wide, "tv_uniform", model, name) for name in (method, BASE)],
+        )
+
+    qwen = [model for model in models if "qwen3" in model.lower()]
+    others = [model for model in models if model not in qwen]
+    rows = []
+    for method in TUNED:
+        measure = f"total variation from uniform, {method} - base, mean over models"
+        rows.append(Claim(f"{method} evens out MCQ answer positions", measure, BELOW_0, _mean(change(method, models))))
+        groups = [change(method, qwen), change(method, others)]
+        means = [over_models(parts, name) for parts, name in zip(groups, ("qwen3", "others"), strict=True)]
+        found = interval(together(np.subtract, *means)) if all(groups) else None
+        sentence = f"{method} evens out MCQ answer positions most in Qwen3"
+        rows.append(Claim(sentence, f"{measure}: Qwen3's less the others'", BELOW_0, found))
+    return rows
+
+
+def _novelty(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    wide = scores_of(scores, "novelty")
+    metric = next((name for name in wide.columns if name.startswith("utility_")), "utility")
+
+    def best(*utilities: np.ndarray) -> np.ndarray:
+        soft, *others = map(combine, utilities)
+        return (soft > np.max(others, axis=0)).astype(float)
+
+    parts = each_model(models, best, lambda model: [pooled(wide, metric, model, name) for name in (SOFT, BASE, HARD)])
+    # The models are what is counted: one alone is a single unit, however many prompts it has.
+    found = _mean([part._replace(units=1) for part in parts])
+    measure = f"share of models whose mean {metric.replace('_', ' ')} is greatest under soft"
+    sentence = "NoveltyBench utility is best under soft for most models (paper: 8 of 12)"
+    return [Claim(sentence, measure, (0.5, math.inf), found)]
+
+
+def _retention(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    wide = scores_of(scores, "tinybenchmarks", ["correct"])
+    rows = []
+    for task, region in TASKS.items():
+        for method in TUNED:
+
+            def pair(model: str, task: str = task, method: str = method) -> list[pd.DataFrame]:
+                tuned, base = (cell(wide, "correct", model, name, task) for name in (method, BASE))
+                return [tuned, once_for_all_seeds(base, tuned)]
+
+            sentence = f"{method} {'raises' if region == ABOVE_0 else 'lowers'} the score of {task}"
+            measure = f"mean over items, {method} - base, mean over models"
+            rows.append(Claim(sentence, measure, region, _mean(each_model(models, mean_difference, pair))))
+    return rows
+
+
+def _perplexity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    wide = scores_of(scores, "paloma", ["nats", "tokens"])
+    slices = [name for name in wide.index.unique("split") if name != "all"] if len(wide) else []
+    found = {}
+    for name in slices:
+        for method in TUNED:
+
+            def sums(model: str, name: str = name, method: str = method) -> list[pd.DataFrame]:
+                return block_sums(wide, model, method, [name])
+
+            parts = each_model(models, log_perplexity_ratio, sums)
+            if parts:
+                found[name, method] = over_models(parts)
+    level = 1 - 0.05 / max(1, len(found))
+    best = [
+        extreme(np.min, [interval(part, level) for (each, _), part in found.items() if each == name])
+        for name in in_order(name for name, _ in found)
+    ]
+    sentence = "at least one tuned variant has lower perplexity than base on every PALOMA slice"
+    measure = f"perplexity, tuned / base, geometric mean over models; worst slice of the better variant; {JOINTLY}"
+    return [Claim(sentence, measure, BELOW_1, _exp(extreme(np.max, best) if best else None))]

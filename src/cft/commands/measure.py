@@ -1,0 +1,169 @@
+"""Sub-commands of single benchmarks and methods: judges, retention, perplexity, instructions, temperatures."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cft.commands import (
+    Adapter,
+    AssetCache,
+    CacheTokens,
+    Distributions,
+    Downloads,
+    Families,
+    Identity,
+    Mirror,
+    ModelFolder,
+    Out,
+    Prompts,
+    Setting,
+    Threads,
+    UpstreamFiles,
+    UpstreamTable,
+    Vllm,
+    app,
+    upstream,
+    use_threads,
+)
+
+
+@app.command()
+def instructions(
+    settings: Setting,
+    out: Out,
+    assets: UpstreamTable = UpstreamFiles,
+    mirror: Mirror = None,
+    cache: AssetCache = Downloads,
+) -> None:
+    """Write what a prompting method tells the model before the question."""
+    from cft.method_settings import PromptingMethod
+    from cft.prompting import write_instructions
+    from cft.settings import setting
+
+    write_instructions(setting(PromptingMethod, settings), upstream(assets, mirror, cache), out)
+
+
+@app.command()
+def temperature(
+    settings: Setting,
+    model: ModelFolder,
+    out: Out,
+    cache_tokens: CacheTokens = 65536,
+    threads: Threads = 2,
+    distributions: Distributions = Families,
+) -> None:
+    """Find the temperature at which an untouched model is closest to the targets of training prompts."""
+    from cft.distributions import registry
+    from cft.method_settings import TemperatureMethod
+    from cft.settings import setting
+    from cft.temperature import fit
+
+    method = setting(TemperatureMethod, settings)
+    use_threads(threads)
+    fit(method, registry(distributions), model, cache_tokens, out)
+
+
+@app.command()
+def judge(
+    draws: Path,
+    prompts: Prompts,
+    similarity: Annotated[Path, typer.Option(help="the judge of sameness, made by `cft model`")],
+    reward: Annotated[Path, typer.Option(help="the judge of quality, made by `cft model`")],
+    out: Out,
+    similarity_tokens: Annotated[int, typer.Option(min=1, help="tokens in one forward pass")] = 16384,
+    reward_tokens: Annotated[int, typer.Option(min=1, help="tokens in one forward pass")] = 16384,
+    threads: Threads = 2,
+) -> None:
+    """Judge draws of NoveltyBench: which answers say the same, and how good each is."""
+    from cft.benchmarks import read_draws
+    from cft.judges import judge
+    from cft.provenance import read_table
+
+    use_threads(threads)
+    frame = read_draws(draws, "novelty")
+    judge(
+        frame, read_table(prompts, ["prompt_id", "prompt"]), similarity, reward, similarity_tokens, reward_tokens, out
+    )
+
+
+@app.command()
+def retention(
+    settings: Setting,
+    prompts: Prompts,
+    model: ModelFolder,
+    out: Out,
+    adapter: Adapter = None,
+    identity: Identity = "{}",
+    cache_tokens: CacheTokens = 65536,
+    vllm: Vllm = "{}",
+    threads: Threads = 2,
+) -> None:
+    """Let a model answer the items of tinyBenchmarks."""
+    from cft.benchmark_settings import TinyBenchmarks
+    from cft.model_settings import VllmSettings
+    from cft.provenance import read_table
+    from cft.retention import measure
+    from cft.settings import setting
+
+    chosen, how = setting(TinyBenchmarks, settings), setting(VllmSettings, vllm)
+    use_threads(threads)
+    columns = {**json.loads(identity), "benchmark": "tinybenchmarks"}
+    measure(chosen, read_table(prompts, ["prompt_id", "row"]), model, adapter, cache_tokens, how, columns, out)
+
+
+@app.command()
+def irt(
+    settings: Setting,
+    out: Out,
+    assets: UpstreamTable = UpstreamFiles,
+    mirror: Mirror = None,
+    cache: AssetCache = Downloads,
+) -> None:
+    """Write the item parameters behind the estimates of tinyBenchmarks."""
+    from cft.benchmark_settings import TinyBenchmarks
+    from cft.benchmarks.tinybenchmarks import parameters
+    from cft.provenance import write_table
+    from cft.settings import setting
+
+    chosen = setting(TinyBenchmarks, settings)
+    write_table(parameters(chosen, upstream(assets, mirror, cache)), out, data=chosen.data)
+
+
+@app.command()
+def corpus(
+    settings: Setting,
+    out: Out,
+    assets: UpstreamTable = UpstreamFiles,
+    mirror: Mirror = None,
+    cache: AssetCache = Downloads,
+) -> None:
+    """Fetch or make the texts of PALOMA, and list them."""
+    from cft.benchmark_settings import PalomaBenchmark
+    from cft.corpus import write_corpus
+    from cft.settings import setting
+
+    write_corpus(setting(PalomaBenchmark, settings), upstream(assets, mirror, cache), out)
+
+
+@app.command()
+def perplexity(
+    settings: Setting,
+    corpus: Annotated[Path, typer.Option(help="a folder made by `cft corpus`")],
+    model: ModelFolder,
+    out: Out,
+    adapter: Adapter = None,
+    identity: Identity = "{}",
+    window_tokens: Annotated[int, typer.Option(min=1, help="tokens in one forward pass")] = 16384,
+    threads: Threads = 2,
+) -> None:
+    """Measure how well a model predicts the texts of PALOMA."""
+    from cft.benchmark_settings import PalomaBenchmark
+    from cft.perplexity import measure
+    from cft.settings import setting
+
+    chosen = setting(PalomaBenchmark, settings)
+    use_threads(threads)
+    columns = {**json.loads(identity), "benchmark": "paloma"}
+    measure(chosen, corpus, model, adapter, window_tokens, columns, out)

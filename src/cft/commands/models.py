@@ -1,0 +1,28 @@
+"""Sub-commands that make models."""
+
+from typing import Annotated
+
+import typer
+
+from cft.commands import Out, Setting, app
+
+
+@app.command()
+def model(settings: Setting, out: Out) -> None:
+    """Fetch, unpack or make a model; every other command loads it from the folder that this one writes."""
+    from cft.model_settings import ModelSource
+    from cft.models import prepare
+    from cft.settings import setting
+
+    prepare(setting(ModelSource, settings), out)
+
+
+@app.command("tiny-model")
+def tiny_model(architecture: Annotated[str, typer.Argument(help="such as llama or deberta_v2")], out: Out) -> None:
+    """Make a tiny random model of a true architecture, as `cft model` does for an experiment that asks for one."""
+    from cft.model_settings import ModelSource
+    from cft.models import prepare
+    from cft.settings import check
+
+    values = {"source": "tiny", "architecture": architecture, "dtype": "float32"}
+    prepare(check(ModelSource, values, "cft tiny-model"), out)

@@ -1,0 +1,90 @@
+"""Settings of models: what they are, how they are asked, how they are run."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cft.settings import Settings
+
+ARCHITECTURES = Literal["llama", "qwen3", "gemma3", "gpt_oss", "deberta_v2", "gemma2"]
+
+
+class ChatSettings(Settings):
+    """What a model's chat template is given besides the messages."""
+
+    template_options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the template")
+    answer_prefix: str = Field(default="", description="opened before the answer, such as gpt-oss's final channel")
+    thinking_options: dict[str, Any] | None = Field(
+        default=None, description="keyword arguments where a method lets the model think first; unset: as above"
+    )
+    instruction_role: Literal["system", "developer"] = Field(
+        default="system", description="who gives the instructions of a prompting method"
+    )
+
+    def thinking(self) -> "ChatSettings":
+        """The settings of a method that lets the model think: its own options, and no answer opened for it."""
+        options = self.template_options if self.thinking_options is None else self.thinking_options
+        return self.model_copy(update={"template_options": options, "answer_prefix": ""})
+
+
+class ModelSource(Settings):
+    """What a model is: a change of any key makes other results."""
+
+    source: Literal["hub", "folder", "package", "tiny"]
+    repo: str | None = Field(default=None, description="hub: owner/name")
+    revision: str | None = Field(default=None, description="hub: commit, tag or branch")
+    tokenizer: str | None = Field(default=None, description="hub: owner/name of its tokenizer, if repo has none")
+    tokenizer_revision: str | None = Field(default=None, description="hub: commit, tag or branch of the tokenizer")
+    path: str | None = Field(default=None, description="folder: where the model lies")
+    package: str | None = Field(default=None, description="package: the installed package that carries a GGUF file")
+    architecture: ARCHITECTURES | None = Field(default=None, description="tiny: which recipe")
+    dtype: Literal["float32", "bfloat16", "float64"] = "bfloat16"
+    chat: ChatSettings = ChatSettings()
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> "ModelSource":
+        wanted = {"hub": "repo", "folder": "path", "package": "package", "tiny": "architecture"}[self.source]
+        if getattr(self, wanted) is None:
+            raise ValueError(f"source {self.source!r} needs the key {wanted!r}")
+        return self
+
+    def source_only(self) -> dict[str, Any]:
+        """The keys that say what the model is."""
+        return self.model_dump(include=set(ModelSource.model_fields))
+
+
+class VllmSettings(Settings):
+    """How vLLM runs a model."""
+
+    tensor_parallel: int | None = Field(default=None, ge=1, description="GPUs that share the model; unset: all visible")
+    memory: float = Field(default=0.9, gt=0, le=1, description="share of each GPU's memory")
+    adapter: Literal["auto", "merge", "request"] = Field(
+        default="auto", description="merge into a temporary checkpoint, or a LoRARequest; auto: merge where faster"
+    )
+    batch_invariant: bool = Field(default=False, description="kernels whose results do not depend on the batch (GPUs)")
+
+
+class ModelSettings(ModelSource):
+    """A model, and how it is run: the keys below change speed and memory, not the experiment."""
+
+    micro_batch: int = Field(default=32, ge=1, description="training values in one forward pass")
+    cache_tokens: int = Field(
+        default=65536, ge=1, description="tokens of key-value cache while drawing or measuring the law"
+    )
+    window_tokens: int = Field(default=16384, ge=1, description="tokens of perplexity windows in one forward pass")
+    vllm: VllmSettings = VllmSettings()
+    gpus: int = Field(default=1, ge=0, description="GPUs that a job of this model asks for; 0: it runs on a processor")
+    seeds: list[int] | None = Field(default=None, description="replaces the experiment's seeds for this model")
+
+
+class JudgeSettings(ModelSource):
+    """A model that judges texts, and how it is run."""
+
+    batch_tokens: int = Field(default=16384, ge=1, description="tokens, padding included, in one forward pass")
+
+
+class Judges(Settings):
+    """The two judges of NoveltyBench."""
+
+    similarity: JudgeSettings = Field(description="sequence classifier: are two answers functionally the same?")
+    reward: JudgeSettings = Field(description="sequence classifier with one output: how good is an answer?")

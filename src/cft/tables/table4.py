@@ -1,0 +1,43 @@
+"""PALOMA: perplexity of each slice, and its ratio to base."""
+
+import numpy as np
+import pandas as pd
+
+from cft.paired import BASE, block_sums, exp, log_perplexity_ratio, scores_of
+from cft.stats import Interval
+from cft.summary import UNKNOWN, bootstrap, cell, collect, columns, estimate, in_order, where
+
+BENCHMARK = "paloma"
+ALL = "all"
+
+
+def make(scores: pd.DataFrame) -> pd.DataFrame:
+    """A row per model and method, columns over all and per slice; raises CftError when PALOMA was not run."""
+    wide = collect(scores, BENCHMARK)
+    blocks = scores_of(scores, BENCHMARK, ["nats", "tokens"])
+    used = where(scores, benchmark=BENCHMARK)
+    slices = [name for name in in_order(used["split"]) if name != ALL]
+    rows = []
+    for model in in_order(used["model"]):
+        for method in in_order(where(used, model=model)["method"]):
+            mine = where(used, model=model, method=method)
+            row: dict[str, float | str] = {"model": model, "method": method, "seeds": len(in_order(mine["seed"]))}
+            row["bits_per_byte"] = estimate(_whole(wide, "bits_per_byte", model, method, ALL)).estimate
+            for name in [ALL, *slices]:
+                logs = _whole(wide, "perplexity", model, method, name).map(np.log)
+                row[f"{name}_perplexity"] = float(np.exp(estimate(logs).estimate))
+                row |= columns(f"{name}_ratio", _ratio(blocks, model, method, [name] if name != ALL else slices))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _whole(wide: pd.DataFrame, metric: str, model: str, method: str, name: str) -> pd.DataFrame:
+    """[1 x seeds] a figure of a slice as a whole."""
+    return cell(wide, metric, model, method, name).filter([ALL], axis="index")
+
+
+def _ratio(blocks: pd.DataFrame, model: str, method: str, slices: list[str]) -> Interval:
+    """Perplexity over base's, in the blocks of one slice or of all."""
+    if method == BASE:
+        return UNKNOWN
+    return exp(bootstrap(log_perplexity_ratio, *block_sums(blocks, model, method, slices)))

@@ -1,0 +1,52 @@
+"""Prompting baselines beside fine-tuning: fidelity and open-ended variety, and what they cost in tokens."""
+
+import pandas as pd
+
+from cft.paired import BASE, scores_of
+from cft.summary import SPLITS, UNKNOWN, cell, collect, columns, estimate, in_order, ratio, where
+
+BENCHMARKS = ("structured", "open_ended")
+
+
+def make(scores: pd.DataFrame) -> pd.DataFrame:
+    """A row per model and method; the columns of a benchmark that was not run are absent.
+
+    Raises CftError when neither was run.
+    """
+    wide = {name: scores_of(scores, name) for name in BENCHMARKS}
+    wide = {name: found for name, found in wide.items() if len(found)} or {"structured": collect(scores, "structured")}
+    used = pd.concat([where(scores, benchmark=name) for name in wide])
+    rows = []
+    for model in in_order(used["model"]):
+        for method in in_order(where(used, model=model)["method"]):
+            mine = where(used, model=model, method=method)
+            row = {"model": model, "method": method, "seeds": len(in_order(mine["seed"]))}
+            if "structured" in wide:
+                row |= _structured(wide["structured"], model, method)
+            if "open_ended" in wide:
+                row |= _open_ended(wide["open_ended"], model, method)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _structured(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for split in SPLITS:
+        row |= columns(f"valid_rate_{split}", estimate(cell(wide, "valid_rate", model, method, split)))
+        row |= columns(f"pit_w1_{split}", estimate(cell(wide, "pit_w1", model, method, split)))
+        row[f"pit_w1_{split}_floor"] = estimate(cell(wide, "pit_w1_floor", model, method, split)).estimate
+    return row | _cost(wide, "structured", model, method)
+
+
+def _open_ended(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
+    row = columns("open-ended_unique_rate", estimate(cell(wide, "unique_rate", model, method)))
+    sizes = cell(wide, "support_size_0.9", model, method)
+    row |= columns("open-ended_support_size_90_percent", estimate(sizes, "median"))
+    return row | _cost(wide, "open-ended", model, method)
+
+
+def _cost(wide: pd.DataFrame, name: str, model: str, method: str) -> dict[str, float]:
+    """Tokens per draw, and how many times base's."""
+    mine, base = (cell(wide, "tokens_per_draw", model, each) for each in (method, BASE))
+    times = UNKNOWN if method == BASE else ratio(mine, base)
+    return columns(f"{name}_tokens_per_draw", estimate(mine)) | columns(f"{name}_tokens_ratio", times)

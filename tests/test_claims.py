@@ -1,0 +1,264 @@
+"""The claims' estimates against independent arithmetic, and every verdict on made-up scores."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from cft import claims
+from cft.stats import Interval
+from cft.verdict import ABOVE_1, BELOW_0, criterion, verdict
+
+COLUMNS = ["claim", "source", "measure", "estimate", "low", "high", "criterion", "verdict"]
+MODELS = ["Qwen3-0.6B", "Qwen3-14B", "Llama-3.2-1B-Instruct", "Gemma-3-27B-it"]
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return synthetic.scores(MODELS, seeds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def found(scores):
+    return claims.claims(scores).set_index("claim")
+
+
+def verdicts(scores: pd.DataFrame, words: str) -> set[str]:
+    """The verdicts of the claims that hold all of `words`."""
+    rows = claims.claims(scores)
+    chosen = [all(word in claim for word in words.split(" & ")) for claim in rows["claim"]]
+    assert any(chosen)
+    return set(rows.loc[chosen, "verdict"])
+
+
+def rows_of(scores, benchmark, *metrics, method=None):
+    chosen = (scores["benchmark"] == benchmark) & scores["metric"].isin(metrics)
+    return chosen if method is None else chosen & (scores["method"] == method)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "region", "expected"),
+    [
+        (-2, -1, BELOW_0, "supported"),
+        (1, 2, BELOW_0, "refuted"),
+        (-1, 1, BELOW_0, "undecided"),
+        (0, 0, BELOW_0, "undecided"),
+        (math.nan, math.nan, BELOW_0, "undecided"),
+        (1.1, 9, ABOVE_1, "supported"),
+        (12, 80, (10, 100), "supported"),
+        (5, 80, (10, 100), "undecided"),
+        (5, 200, (10, 100), "undecided"),
+        (2, 9, (10, 100), "refuted"),
+        (101, 900, (10, 100), "refuted"),
+    ],
+)
+def test_verdict(low, high, region, expected):
+    assert verdict(Interval((low + high) / 2, low, high), region) == expected
+    assert verdict(None, region) == "not run"
+
+
+def test_criteria_in_words():
+    assert "interval is below 0, refuted if it is wholly above 0" in criterion(BELOW_0)
+    assert "above 1, refuted if it is wholly below 1" in criterion(ABOVE_1)
+    assert "between 10 and 100, refuted if it is wholly below 10 or above 100" in criterion((10, 100))
+
+
+def test_nothing_is_guessed_where_nothing_was_run(scores, found):
+    rows = claims.claims(scores[scores["benchmark"] == "elsewhere"])
+    assert list(rows.columns) == COLUMNS
+    assert (rows["verdict"] == "not run").all()
+    assert rows[["estimate", "low", "high"]].isna().all(axis=None)
+    assert sorted(rows["claim"]) == sorted(found.index)  # the same claims, whatever was run
+    assert found.index.is_unique
+
+
+@pytest.mark.parametrize("benchmark", ["structured", "open_ended", "mcq", "novelty", "tinybenchmarks", "paloma"])
+def test_each_benchmark_decides_its_own_claims(scores, found, benchmark):
+    alone = claims.claims(scores[scores["benchmark"] == benchmark]).set_index("claim")
+    run = alone["verdict"] != "not run"
+    assert run.any()
+    pd.testing.assert_frame_equal(alone[run], found[run])
+    without = claims.claims(scores[scores["benchmark"] != benchmark]).set_index("claim")
+    assert (without.loc[run, "verdict"] == "not run").all()
+
+
+def test_a_method_that_was_not_run(scores):
+    assert verdicts(scores[scores["method"] != "hard"], "hard") == {"not run"}
+    assert "not run" not in verdicts(scores[scores["method"] != "hard"], "soft cuts")
+    without_base = claims.claims(scores[scores["method"] != "base"]).query("verdict != 'not run'")["claim"]
+    assert [claim[:40] for claim in without_base] == [
+        "hard is better than soft on unseen param",
+        "soft is at least as good as hard on unse",
+    ]
+
+
+def families(scores, model, method, metric, statistic):
+    rows = scores.query("model == @model and method == @method and metric == @metric and split == 'unseen_params'")
+    return getattr(rows.groupby(rows["item"].str.partition("(")[0])["value"].mean(), statistic)()
+
+
+def test_fidelity_by_hand(scores, found):
+    ratios = [
+        families(scores, model, "soft", "w1_over_scale", "median")
+        / families(scores, model, "base", "w1_over_scale", "median")
+        for model in MODELS
+    ]
+    row = found.loc["soft cuts normalised W1 on unseen parameters"]
+    assert row["estimate"] == pytest.approx(math.prod(ratios) ** (1 / len(MODELS)))
+    assert row["verdict"] == "supported"
+    factors = [
+        families(scores, m, "base", "trie_kl", "mean") / families(scores, m, "hard", "trie_kl", "mean") for m in MODELS
+    ]
+    row = found.loc["hard cuts trie KL about tenfold on unseen parameters"]
+    assert row["estimate"] == pytest.approx(math.prod(factors) ** (1 / len(MODELS)))
+
+
+def test_fidelity_refuted_and_undecided(scores):
+    worse = scores.copy()
+    worse.loc[rows_of(scores, "structured", "w1_over_scale", "trie_kl", method="soft"), "value"] *= 30
+    assert verdicts(worse, "soft cuts normalised W1 on unseen & parameters") >= {"refuted"}
+    # A factor of about 3 is a fall, but not about tenfold.
+    some = scores.copy()
+    some.loc[rows_of(scores, "structured", "trie_kl", method="soft"), "value"] *= 4
+    assert (
+        claims.claims(some).set_index("claim")["verdict"]["soft cuts trie KL about tenfold on unseen families"]
+        == "refuted"
+    )
+    alike = scores.copy()
+    base = rows_of(scores, "structured", "w1_over_scale", method="base").to_numpy()
+    soft = rows_of(scores, "structured", "w1_over_scale", method="soft").to_numpy()
+    noise = np.exp(np.random.default_rng(5).normal(0, 0.5, soft.sum()))
+    alike.loc[soft, "value"] = alike.loc[base, "value"].to_numpy() * noise
+    assert (
+        claims.claims(alike).set_index("claim")["verdict"]["soft cuts normalised W1 on unseen families"] == "undecided"
+    )
+
+
+def test_only_families_where_base_is_valid_count(scores, found):
+    near = [claim for claim in found.index if "95%" in claim]
+    assert len(near) == 8
+    assert set(found.loc[near, "verdict"]) == {"undecided"} and found.loc[near, "estimate"].isna().all()
+    valid = scores.copy()
+    chosen = scores["item"].str.startswith(("gamma(", "beta(", "uniform("))
+    valid.loc[chosen & rows_of(scores, "structured", "valid_rate", method="base"), "value"] = 0.97
+    valid.loc[~chosen & rows_of(scores, "structured", "w1_over_scale", method="soft"), "value"] = 99
+    rows = claims.claims(valid).set_index("claim")
+    assert rows["verdict"]["soft cuts normalised W1 on unseen parameters"] == "refuted"
+    row = rows.loc[
+        "soft cuts normalised W1 on unseen parameters, in families where at least 95% of base's draws are valid"
+    ]
+    assert row["verdict"] == "supported" and row["estimate"] < 0.2
+
+
+def test_hard_and_soft(scores, found):
+    row = found.loc["hard is better than soft on unseen parameters"]
+    pairs = [[families(scores, m, name, "w1_over_scale", "median") for name in ("hard", "soft")] for m in MODELS]
+    assert row["estimate"] == pytest.approx(np.mean([hard - soft for hard, soft in pairs]))
+    one = scores.copy()
+    one.loc[rows_of(one, "structured", "w1_over_scale", method="hard") & (one["model"] == MODELS[2]), "value"] *= 100
+    assert verdicts(one, "soft is at least as good as hard") == {"supported"}
+    none = scores.copy()
+    none.loc[rows_of(none, "structured", "w1_over_scale", method="soft"), "value"] *= 100
+    assert verdicts(none, "soft is at least as good as hard") == {"refuted"}
+
+
+def test_support_in_every_model(scores, found):
+    wide, orders = "soft widens the top-90% support in every model", "one to two orders of magnitude"
+    factors = []
+    for model in MODELS:
+        rows = scores[(scores["model"] == model) & (scores["metric"] == "support_size_0.9")]
+        sizes = rows.groupby(["method", "item"])["value"].mean()
+        factors.append((sizes["soft"] / sizes["base"]).median())
+    assert found.loc[wide, "estimate"] == pytest.approx(min(factors))
+    assert found.loc[wide, "verdict"] == "supported"
+    assert verdicts(scores, orders) == {"supported"}
+    narrow = scores.copy()
+    mine = rows_of(scores, "open_ended", "support_size_0.9", method="soft")
+    narrow.loc[mine & (scores["model"] == MODELS[1]), "value"] = 1
+    assert verdicts(narrow, wide) == {"refuted"}
+    many = scores.copy()
+    many.loc[mine, "value"] *= 100
+    assert verdicts(many, orders) == {"refuted"}
+
+
+def test_nouns_of_two_models_found_by_name(scores, found):
+    fall = found.loc["soft lowers the share of the most frequent answer to 'weekday' in qwen3-14b"]
+    assert fall["estimate"] == pytest.approx(-0.4) and fall["verdict"] == "supported"
+    half = found[found.index.str.contains("from about 80% to about 40%")].iloc[0]
+    assert half["estimate"] == pytest.approx(0.5) and half["verdict"] == "supported"
+    city = found[found.index.str.contains("from about 74% to about 15%")].iloc[0]
+    assert city["estimate"] == pytest.approx(0.6 / 0.9) and city["verdict"] == "refuted"
+    same = scores.copy()
+    same.loc[rows_of(scores, "open_ended", "top_share"), "value"] = 0.5
+    assert verdicts(same, "soft lowers & weekday") == {"undecided"}
+    same.loc[rows_of(scores, "open_ended", "top_share", method="soft"), "value"] = 0.9
+    assert verdicts(same, "soft lowers & weekday") == {"refuted"}
+    assert verdicts(scores[scores["model"] != "Qwen3-14B"], "weekday") == {"not run"}
+
+
+def test_positions_need_several_models(scores, found):
+    change = scores.query("metric == 'tv_uniform'").groupby(["method", "model"])["value"].mean()
+    difference = change["soft"] - change["base"]
+    assert found.loc["soft evens out MCQ answer positions", "estimate"] == pytest.approx(difference.mean())
+    most = found.loc["soft evens out MCQ answer positions most in Qwen3"]
+    assert most["estimate"] == pytest.approx(difference[MODELS[:2]].mean() - difference[MODELS[2:]].mean())
+    one = scores[scores["model"] == "Qwen3-14B"]
+    row = claims.claims(one).set_index("claim").loc["soft evens out MCQ answer positions"]
+    assert row["verdict"] == "undecided" and np.isnan(row["low"]) and row["estimate"] == difference["Qwen3-14B"]
+    assert verdicts(one, "most in Qwen3") == {"not run"}
+    more = scores.copy()
+    more.loc[rows_of(scores, "mcq", "tv_uniform", method="base") & scores["model"].str.startswith("Qwen"), "value"] = (
+        0.7
+    )
+    assert verdicts(more, "soft evens out & most in Qwen3") == {"supported"}
+
+
+def test_novelty_counts_models(scores, found):
+    claim = "NoveltyBench utility is best under soft for most models (paper: 8 of 12)"
+    means = scores.query("metric == 'utility_v1.0'").groupby(["model", "method"])["value"].mean().unstack()
+    assert found.loc[claim, "estimate"] == (means.idxmax(axis=1) == "soft").mean()
+    better = scores.copy()
+    mine = rows_of(scores, "novelty", "utility_v1.0", method="soft")
+    better.loc[mine, "value"] += 5
+    assert verdicts(better, "NoveltyBench") == {"supported"}
+    assert verdicts(better[better["model"] == MODELS[0]], "NoveltyBench") == {"undecided"}
+    better.loc[mine, "value"] -= 10
+    assert verdicts(better, "NoveltyBench") == {"refuted"}
+
+
+def test_retention_by_hand(scores, found):
+    rows = scores.query("split == 'gsm8k_strict' and metric == 'correct'")
+    means = rows.groupby(["method", "model"])["value"].mean()
+    row = found.loc["hard lowers the score of gsm8k_strict"]
+    assert row["estimate"] == pytest.approx((means["hard"] - means["base"]).mean())
+    assert row["verdict"] == "supported"
+    lost = scores.copy()
+    lost.loc[(scores["split"] == "mmlu") & (scores["method"] == "soft"), "value"] = 0
+    assert verdicts(lost, "soft raises & mmlu") == {"refuted"}
+    same = scores.copy()
+    same.loc[(scores["split"] == "mmlu"), "value"] = 1
+    assert verdicts(same, "raises & mmlu") == {"undecided"}
+
+
+def test_perplexity_by_the_better_variant_on_the_worst_slice(scores, found):
+    claim = found.loc["at least one tuned variant has lower perplexity than base on every PALOMA slice"]
+    assert claim["estimate"] == pytest.approx(0.97 * math.sqrt(1.001), rel=1e-6)  # soft's factor, two seeds
+    assert claim["verdict"] == "supported"
+    one = scores.copy()
+    mine = (one["split"] == "ptb") & (one["metric"] == "nats") & (one["method"] == "soft")
+    one.loc[mine, "value"] *= 1.1
+    assert verdicts(one, "PALOMA") == {"refuted"}  # now hard, at 1.01, is the better one there
+    other = one.copy()
+    other.loc[(one["split"] == "ptb") & (one["metric"] == "nats") & (one["method"] == "hard"), "value"] *= 0.9
+    assert verdicts(other, "PALOMA") == {"supported"}
+
+
+def test_the_file(scores, found, tmp_path):
+    claims.write(scores, tmp_path / "claims.csv")
+    written = pd.read_csv(tmp_path / "claims.csv")
+    assert list(written.columns) == COLUMNS
+    assert written["claim"].tolist() == found.index.tolist()
+    assert written["estimate"].to_numpy() == pytest.approx(found["estimate"].to_numpy(), rel=1e-5, nan_ok=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["claims.csv"]
