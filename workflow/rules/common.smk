@@ -81,6 +81,11 @@ def run_by(key):
     return lambda wildcards: getattr(experiment.models[wildcards.model], key)
 
 
+def vllm_settings(wildcards):
+    """How vLLM runs a model: a resource too. Jobs of one group must agree on it, so those without vLLM have it as well."""
+    return settings(experiment.models[wildcards.model].vllm)
+
+
 def needs(rule, what):
     """Memory or time of a rule's jobs, growing with every attempt: the experiment's table."""
     row = experiment.needs.get(rule) or experiment.needs.get("default") or Needs()

@@ -26,7 +26,7 @@ rule sample:
     resources:
         gpu=run_by("gpus"),
         cache_tokens=run_by("cache_tokens"),
-        vllm=lambda wildcards: settings(experiment.models[wildcards.model].vllm),
+        vllm=vllm_settings,
         mem_mb=needs("sample", "mem_mb"),
         runtime=needs("sample", "runtime"),
     params:
@@ -65,6 +65,7 @@ rule law:
         gpu=run_by("gpus"),
         alone=1,
         cache_tokens=run_by("cache_tokens"),
+        vllm=vllm_settings,
         mem_mb=needs("law", "mem_mb"),
         runtime=needs("law", "runtime"),
     params:
@@ -135,7 +136,7 @@ rule retention:
         gpu=run_by("gpus"),
         alone=1,
         cache_tokens=run_by("cache_tokens"),
-        vllm=lambda wildcards: settings(experiment.models[wildcards.model].vllm),
+        vllm=vllm_settings,
         mem_mb=needs("retention", "mem_mb"),
         runtime=needs("retention", "runtime"),
     params:
@@ -169,6 +170,7 @@ rule perplexity:
         gpu=run_by("gpus"),
         alone=1,
         window_tokens=run_by("window_tokens"),
+        vllm=vllm_settings,
         mem_mb=needs("perplexity", "mem_mb"),
         runtime=needs("perplexity", "runtime"),
     params:
