@@ -30,6 +30,7 @@ from cft.models import load_for_evaluation, load_tokenizer, settings_of
 from cft.prefix import Prefixes
 from cft.progress import Progress
 from cft.provenance import write_table
+from cft.vllm_setup import called_vllm
 
 Transformers: Any = HFLM  # lm-eval's registry hides its type
 Pair = tuple[Any, list[int], list[int]]  # the texts (unused), tokens of the prompt, tokens of an answer
@@ -229,9 +230,9 @@ def log_likelihoods(model: Any, requests: list[Pair]) -> list[tuple[float, bool]
 
 def _on_vllm(job: Job, how: ChatSettings) -> tuple[Any, dict[str, Any]]:
     """vLLM as for drawing: it holds the adapter, and agrees with transformers on a few prompts."""
-    from lm_eval.models import vllm_causallms
-
     engine: Any = engines.start(job)
+    with called_vllm():
+        from lm_eval.models import vllm_causallms
     vllm: Any = vllm_causallms.VLLM
 
     class OnVllm(InChat, vllm):

