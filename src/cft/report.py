@@ -71,7 +71,8 @@ def key_results(scores: pd.DataFrame) -> list[dict[str, Any]]:
             for label, split in [(POOLED, None), *((label, split) for split, label in SPLITS.items())]:
                 support = [cell(wide, "support_probability", model, name, split) for name in (before, method)]
                 sequence = [cell(wide, "sequence_kl", model, name, split) for name in (before, method)]
-                if support[1].empty and sequence[1].empty:
+                # A method that asks in another way has no law on these prompts.
+                if all(part.dropna(how="all").empty for part in (support[1], sequence[1])):
                     continue
                 found = [*map(estimate, support), *map(estimate, sequence), ratio(*sequence)]
                 names = ("support_before", "support_after", "kl_before", "kl_after", "kl_ratio")

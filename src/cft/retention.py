@@ -100,8 +100,7 @@ def _job(
 ) -> Job:
     """Prompts, stops and the longest sequence, as engines know them."""
     tokenizer, how = load_tokenizer(model), settings_of(model).chat
-    prompts: dict[str, list[int]] = {}
-    answer = 1
+    answer, prompts = 1, dict[str, list[int]]()
     for task in tasks.values():
         for doc in task.test_docs():
             for place, text in enumerate(doc.get("contexts", [doc["prompt"]])):
@@ -190,8 +189,7 @@ def batches(requests: list[Pair], cache_tokens: int) -> Iterator[list[int]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, (_, prompt, _) in enumerate(requests):
         groups.setdefault(tuple(prompt), []).append(place)
-    batch: list[int] = []
-    longest = 0
+    longest, batch = 0, list[int]()
     for prompt, places in sorted(groups.items(), key=lambda group: -len(group[0])):
         length = len(prompt) + max(len(requests[place][2]) for place in places)
         longest = max(longest, length)
