@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from cft import CftError
+from cft import CftError, prompting
 from cft.assets import Assets
 from cft.benchmarks import open_ended, structured
 from cft.method_settings import BaseMethod, SsotMethod, TemperatureMethod, VerbalisedMethod
@@ -167,3 +167,17 @@ def test_answers_of_ssot_are_scored_by_the_benchmarks_own_rules(families):
 def test_draws_of_other_methods_are_unchanged(method):
     draws = draws_of("<answer>3</answer>", 2)
     pd.testing.assert_frame_equal(answers(method, draws), draws)
+
+
+def test_a_file_of_instructions_says_how_to_ask(tiny, tmp_path):
+    method, path = SsotMethod(kind="ssot", max_new_tokens=9, benchmarks=["structured"]), tmp_path / "i.json"
+    prompting.write_instructions(method, Assets({}, None, tmp_path), path)
+    assert prompting.read_method(path) == method
+    replaced, ask = prompting.asked(path, "structured", tiny("llama"))
+    assert replaced == {"max_new_tokens": 9}
+    assert ask["thinking"] and "<random_string>" in ask["instruction"]  # the system's text, not the developer's
+    with pytest.raises(CftError, match="none for open_ended"):
+        prompting.asked(path, "open_ended", tiny("llama"))
+    path.write_text("{}")
+    with pytest.raises(CftError, match="holds no instructions"):
+        prompting.read_method(path)

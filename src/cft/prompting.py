@@ -59,13 +59,14 @@ def write_instructions(method: SsotMethod | VerbalisedMethod, assets: Assets, ou
 
 def read_method(path: Path) -> SsotMethod | VerbalisedMethod:
     """The method in a file of `write_instructions`; raises CftError when it cannot be read."""
-    return check(PromptingMethod, _read(path).get("method"), str(path))
+    return _read(path)[0]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[SsotMethod | VerbalisedMethod, dict[str, dict[str, str]]]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return check(PromptingMethod, record["method"], str(path)), record["texts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CftError(f"{path}: holds no instructions ({error or type(error).__name__}); make it again")
 
 
@@ -77,7 +78,7 @@ def asked(path: Path, benchmark: str, model: Path) -> tuple[dict[str, Any], dict
     """
     from cft.models import settings_of  # not at the top: scoring and writing instructions do without torch
 
-    method, texts = read_method(path), _read(path)["texts"]
+    method, texts = _read(path)
     if benchmark not in texts:
         raise CftError(f"{path}: has instructions for {', '.join(texts)}, none for {benchmark}")
     role = settings_of(model).chat.instruction_role
