@@ -48,10 +48,11 @@ SETTINGS = {
     "max_steps": 2,
 }
 SOFT = FinetuneMethod.model_validate(SETTINGS | {"labels": "law", "average": "value", "temperature": 0.8})
+MIXED = FinetuneMethod.model_validate(SETTINGS | {"labels": "mixed", "average": "value", "law_weight": 0.3})
 HARD = FinetuneMethod.model_validate(SETTINGS | {"labels": "draw", "average": "token", "draws_per_prompt": 4})
 
 
-@pytest.fixture(scope="module", params=[SOFT, HARD], ids=["soft", "hard"])
+@pytest.fixture(scope="module", params=[SOFT, HARD, MIXED], ids=["soft", "hard", "mixed"])
 def run(request, families, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_data(families, request.param, 7, folder)
@@ -87,7 +88,13 @@ def gradients(model, loss):
 
 @pytest.mark.parametrize(
     ("architecture", "dtype", "tolerance"),
-    [("llama", "float64", 1e-6), ("qwen3", "float64", 1e-6), ("gemma3", "float64", 1e-6), ("gpt_oss", "float32", 1e-5)],
+    [
+        ("llama", "float64", 1e-6),
+        ("qwen3", "float64", 1e-6),
+        ("gemma3", "float64", 1e-6),
+        ("gemma3_vision", "float64", 1e-6),
+        ("gpt_oss", "float32", 1e-5),
+    ],
 )
 @pytest.mark.parametrize("micro", [5, 12])
 def test_shared_prompt_equals_naive(tiny, run, architecture, dtype, tolerance, micro):
@@ -100,10 +107,28 @@ def test_shared_prompt_equals_naive(tiny, run, architecture, dtype, tolerance, m
     assert len(micros) == -(-12 // micro)
     shared = torch.stack([batch_loss(model, part, method.temperature) for part in micros]).sum()
     shared_gradient = gradients(model, shared)
+    whole = torch.stack([batch_loss(model, part, method.temperature, whole=True) for part in micros]).sum()
+    whole_gradient = gradients(model, whole)
     naive = naive_loss(model, tokenizer, data, method, 1)
     naive_gradient = gradients(model, naive)
     assert shared.item() == pytest.approx(naive.item(), rel=tolerance)
-    assert float((shared_gradient - naive_gradient).norm() / naive_gradient.norm()) < tolerance
+    assert whole.item() == pytest.approx(naive.item(), rel=tolerance)
+    for gradient in (shared_gradient, whole_gradient):
+        assert float((gradient - naive_gradient).norm() / naive_gradient.norm()) < tolerance
+
+
+def test_mixed_labels_are_the_weighted_sum_of_both(tiny, families, tmp_path):
+    """Cross-entropy is linear in the label: the gradient is that of the soft and of the hard loss, by weight."""
+    found = {}
+    for name, weight in (("law", 0.0), ("mixed", 0.3), ("draw", 0.0)):
+        settings = SETTINGS | {"labels": name, "average": "value"} | ({"law_weight": weight} if weight else {})
+        method = FinetuneMethod.model_validate(settings)
+        write_data(families, method, 7, tmp_path / name)
+        model, tokenizer = load_model(tiny("llama", "float64")), load_tokenizer(tiny("llama"))
+        (micro,) = Batches(tmp_path / name, tokenizer, ChatSettings(), method, 12)[0]
+        found[name] = gradients(model, batch_loss(model, micro))
+    wanted = 0.3 * found["law"] + 0.7 * found["draw"]
+    assert float((found["mixed"] - wanted).norm() / wanted.norm()) < 1e-4  # labels are floored at 1e-8
 
 
 def test_only_labelled_rows_of_the_logits_are_computed(tiny, run, monkeypatch):

@@ -2,11 +2,9 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
@@ -17,11 +15,12 @@ from cft import CftError, chat
 from cft.data import write_data
 from cft.law import trie_law
 from cft.method_settings import FinetuneMethod
-from cft.model_settings import ChatSettings
+from cft.model_settings import ChatSettings, TrainingSettings
 from cft.models import load_model, load_tokenizer
 from cft.prefix import Prefixes
 from cft.target import make_target
-from cft.train import COMPLETE, finetune
+from cft.train import finetune
+from cft.trainer import COMPLETE
 from cft.trie import build_trie
 
 SETTINGS = {
@@ -29,6 +28,7 @@ SETTINGS = {
     "batch_size": 8, "max_steps": 6, "save_every": 2, "learning_rate": 1e-3,
 }  # fmt: skip
 METHOD = FinetuneMethod.model_validate(SETTINGS)
+EIGHT = TrainingSettings(micro_batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def weights(folder):
 
 def test_an_adapter_and_its_log(tiny, data, tmp_path):
     out = tmp_path / "adapter"
-    finetune(tiny("llama"), data, METHOD, 3, 8, out)
+    finetune(tiny("llama"), data, METHOD, 3, EIGHT, out)
     run = json.loads((out / "run.json").read_text())
     assert (run["steps"], run["values"], run["seed"], run["terminator"]) == (6, 48, 3, "<|im_end|>")
     # Two layers; rank 16 on q and o (64 <-> 64) and k and v (64 -> 32).
@@ -60,39 +60,79 @@ def test_an_adapter_and_its_log(tiny, data, tmp_path):
 def test_micro_batches_do_not_change_the_result(tiny, data, tmp_path):
     still = METHOD.model_copy(update={"lora": METHOD.lora.model_copy(update={"dropout": 0.0})})
     for micro in (8, 3):
-        finetune(tiny("llama"), data, still, 3, micro, tmp_path / str(micro))
+        finetune(tiny("llama"), data, still, 3, TrainingSettings(micro_batch=micro), tmp_path / str(micro))
     for name, tensor in weights(tmp_path / "8").items():
         torch.testing.assert_close(tensor, weights(tmp_path / "3")[name], rtol=1e-3, atol=2e-6)
 
 
-def test_a_killed_run_continues_and_ends_the_same(tiny, data, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finetune(tiny("llama"), data, METHOD, 3, 8, whole)
-    checkpoints = tmp_path / "killed.checkpoints"
+# Where a run is killed, as code that runs in its process: in a step, while a checkpoint is written, in its loader.
+KILLS = {
+    "step": """
+step = trainer.CalibrationTrainer.training_step
+def killed(self, *a, **k):
+    if self.state.global_step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *a, **k)
+trainer.CalibrationTrainer.training_step = killed
+""",
+    "saving": """
+save = trainer.CalibrationTrainer._save_optimizer_and_scheduler
+def killed(self, *a, **k):
+    if self.state.global_step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return save(self, *a, **k)
+trainer.CalibrationTrainer._save_optimizer_and_scheduler = killed
+""",
+    "loader": """
+item = batches.Batches.__getitem__
+def killed(self, step):
+    if step == 5:
+        time.sleep(2)  # until the checkpoint of step 4 is whole
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item(self, step)
+batches.Batches.__getitem__ = killed
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "adapter"
+    finetune(tiny("llama"), data, METHOD, 3, EIGHT, out)
+    return out
+
+
+@pytest.mark.parametrize("where", KILLS)
+def test_a_killed_run_continues_and_ends_the_same(tiny, data, whole, tmp_path, where):
+    killed, how = tmp_path / "killed", EIGHT.model_copy(update={"loaders": int(where == "loader")})
     script = (
-        "import sys, time, pathlib; from cft.method_settings import FinetuneMethod; from cft import train\n"
-        "step = train.CalibrationTrainer.training_step\n"
-        "def slow(self, *a, **k):\n"
-        "    time.sleep(0.0 if self.state.global_step < 5 else 600)\n"  # past the checkpoint of step 4, for ever
-        "    return step(self, *a, **k)\n"
-        "train.CalibrationTrainer.training_step = slow\n"
+        "import os, pathlib, signal, time\n"
+        "from cft import batches, train, trainer\n"
+        "from cft.method_settings import FinetuneMethod\n"
+        "from cft.model_settings import TrainingSettings\n"
+        f"{KILLS[where]}\n"
         f"train.finetune(pathlib.Path({str(tiny('llama'))!r}), pathlib.Path({str(data)!r}),"
-        f" FinetuneMethod.model_validate({SETTINGS!r}), 3, 8, pathlib.Path({str(killed)!r}))\n"
+        f" FinetuneMethod.model_validate({SETTINGS!r}), 3, TrainingSettings.model_validate({how.model_dump()!r}),"
+        f" pathlib.Path({str(killed)!r}))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script])
-    deadline = time.monotonic() + 60
-    while not (checkpoints / "checkpoint-4" / COMPLETE).exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert result.returncode == (1 if where == "loader" else -signal.SIGKILL), result.stderr
     assert not killed.exists()
-    (checkpoints / "checkpoint-5").mkdir()  # as if the kill had come while a checkpoint was written
-    finetune(tiny("llama"), data, METHOD, 3, 8, killed)
+    finetune(tiny("llama"), data, METHOD, 3, how, killed)
     assert json.loads((killed / "run.json").read_text())["resumed_from"] == "checkpoint-4"
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(killed)[name]), name
     assert (whole / "train_log.csv").read_text() == (killed / "train_log.csv").read_text()
+
+
+def test_a_run_is_the_same_bytes_again_and_another_seed_is_not(tiny, families, data, whole, tmp_path):
+    finetune(tiny("llama"), data, METHOD, 3, EIGHT, tmp_path / "again")
+    same = [(folder / "adapter_model.safetensors").read_bytes() for folder in (whole, tmp_path / "again")]
+    assert same[0] == same[1]
+    write_data(families, METHOD, 4, tmp_path / "data")
+    examples = [pd.read_parquet(folder / "examples.parquet") for folder in (data, tmp_path / "data")]
+    assert len(examples[0]) == len(examples[1])
+    assert examples[0]["value"].tolist() != examples[1]["value"].tolist()
 
 
 def test_checkpoints_of_other_settings_are_not_continued(tiny, data, tmp_path):
@@ -100,16 +140,16 @@ def test_checkpoints_of_other_settings_are_not_continued(tiny, data, tmp_path):
     (stale / "checkpoint-2").mkdir(parents=True)
     (stale / "checkpoint-2" / COMPLETE).touch()
     (stale / "settings.json").write_text("{}")
-    finetune(tiny("llama"), data, METHOD, 3, 8, tmp_path / "adapter")
+    finetune(tiny("llama"), data, METHOD, 3, EIGHT, tmp_path / "adapter")
     assert json.loads((tmp_path / "adapter" / "run.json").read_text())["resumed_from"] is None
 
 
 def test_a_diverging_loss_and_a_wrong_layer_are_named(tiny, data, tmp_path):
     with pytest.raises(CftError, match="lower the learning rate"):
-        finetune(tiny("llama"), data, METHOD.model_copy(update={"learning_rate": 1e30}), 3, 8, tmp_path / "a")
+        finetune(tiny("llama"), data, METHOD.model_copy(update={"learning_rate": 1e30}), 3, EIGHT, tmp_path / "a")
     wrong = METHOD.model_copy(update={"lora": METHOD.lora.model_copy(update={"targets": ["no_such_layer"]})})
     with pytest.raises(CftError, match="no_such_layer"):
-        finetune(tiny("llama"), data, wrong, 3, 8, tmp_path / "b")
+        finetune(tiny("llama"), data, wrong, 3, EIGHT, tmp_path / "b")
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
@@ -139,8 +179,8 @@ def test_overfitting_a_handful_of_targets_reaches_their_laws(tiny, families, tmp
     )
     monkeypatch.setattr(families, "select", lambda split: chosen)
     write_data(families, method, 1, tmp_path / "data")
-    assert pd.read_parquet(tmp_path / "data" / "examples.parquet")["step"].nunique() == 300
-    finetune(tiny("llama"), tmp_path / "data", method, 1, 3 * draws, tmp_path / "adapter")
+    assert len(set(pd.read_parquet(tmp_path / "data" / "examples.parquet")["step"])) == 300
+    finetune(tiny("llama"), tmp_path / "data", method, 1, TrainingSettings(micro_batch=3 * draws), tmp_path / "adapter")
     model, tokenizer = load_model(tiny("llama"), tmp_path / "adapter"), load_tokenizer(tiny("llama"))
     end = chat.terminator(tokenizer, ChatSettings())
     for item in chosen:

@@ -4,6 +4,8 @@ A hard target is a law with all mass on the drawn token. Every label row carries
 whole effective batch, so that the sum over micro-batches is exactly the loss of the batch, however it is cut.
 """
 
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from cft import chat
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings
-from cft.prefix import Prefixes
+from cft.prefix import Prefixes, left_padded, logits_only_at
 from cft.provenance import read_table
 from cft.trie import Trie, build_trie
 
@@ -47,21 +49,57 @@ def law_loss(
     return (weight.to(logits.dtype)[row] * target * (target.log() - log_model)).sum()
 
 
-def batch_loss(model: Any, micro: Micro, temperature: float = 1.0) -> torch.Tensor:
-    """The loss of one micro-batch: each prompt once, its cache shared by its values."""
-    prompts = Prefixes.of(model, micro["prompts"])
-    values = prompts.select(micro["prompt_of"])
-    first = values.logits
-    rest = values.extend(micro["tokens"], micro["mask"])
-    laws = (micro["row"], micro["token"], micro["probability"], micro["weight"])
-    return law_loss(torch.cat([first, rest]), *laws, temperature)
+def batch_loss(model: Any, micro: Micro, temperature: float = 1.0, whole: bool = False) -> torch.Tensor:
+    """The loss of one micro-batch: each prompt once, its cache shared by its values.
+
+    whole    every value with a copy of its prompt, without a cache: what gradient checkpointing can compute twice
+    """
+    if whole:
+        logits = _whole_sequences(model, micro)
+    else:
+        values = Prefixes.of(model, micro["prompts"]).select(micro["prompt_of"])
+        first = values.logits
+        logits = torch.cat([first, values.extend(micro["tokens"], micro["mask"])])
+    return law_loss(logits, micro["row"], micro["token"], micro["probability"], micro["weight"], temperature)
+
+
+def _whole_sequences(model: Any, micro: Micro) -> torch.Tensor:
+    """[label rows, vocabulary] logits, in the order of the labels."""
+    prompts, prompt_mask = left_padded(micro["prompts"], model.device)
+    tokens = torch.cat([prompts[micro["prompt_of"]], micro["tokens"]], dim=1)
+    mask = torch.cat([prompt_mask[micro["prompt_of"]], micro["mask"]], dim=1)
+    labelled = mask.bool()
+    labelled[:, : prompts.shape[1] - 1] = False  # a prompt's last token predicts the first of a value
+    with logits_only_at(model, labelled):
+        output = model(
+            input_ids=tokens, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False
+        )
+    first = torch.zeros(int(labelled.sum()), dtype=torch.bool, device=tokens.device)
+    first[labelled.sum(-1).cumsum(0) - labelled.sum(-1)] = True
+    return torch.cat([output.logits[0, first], output.logits[0, ~first]])
+
+
+def _part(items: list[Any], index: int, parts: int) -> list[Any]:
+    """One of so many stretches of a list, all of about the same length."""
+    return items[index * len(items) // parts : (index + 1) * len(items) // parts]
 
 
 class Batches(torch.utils.data.Dataset):
-    """The effective batches of a run in order; each item is a list of micro-batches."""
+    """The effective batches of a run in order; each item is a list of micro-batches of at most `micro` values.
 
-    def __init__(self, folder: Path, tokenizer: Any, chat_settings: ChatSettings, method: FinetuneMethod, micro: int):
-        self.tokenizer, self.chat, self.method, self.micro = tokenizer, chat_settings, method, micro
+    share    which of so many processes this is; each gets as many micro-batches as the others, and no value twice
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Any,
+        chat_settings: ChatSettings,
+        method: FinetuneMethod,
+        micro: int,
+        share: tuple[int, int] = (0, 1),
+    ):
+        self.tokenizer, self.chat, self.method, self.micro, self.share = tokenizer, chat_settings, method, micro, share
         examples = read_table(folder / "examples.parquet", ["step", "prompt_id", "value"])
         self.steps = [
             list(zip(rows["prompt_id"], rows["value"], strict=True)) for _, rows in examples.groupby("step", sort=True)
@@ -82,15 +120,26 @@ class Batches(torch.utils.data.Dataset):
         count = sum(len(tokens) for _, tokens, _ in values)
         by_value = self.method.average == "value"
         weights = [1 / (len(values) * len(tokens)) if by_value else 1 / count for _, tokens, _ in values]
-        cut = range(0, len(values), self.micro)
-        return [self._micro(values[i : i + cut.step], weights[i : i + cut.step]) for i in cut]
+        process, processes = self.share
+        own = _part(list(zip(values, weights, strict=True)), process, processes)
+        rounds = math.ceil(math.ceil(len(values) / processes) / self.micro)
+        # Where others have a round more, this process computes a value of no weight: they wait for each other.
+        own += [(values[0], 0.0)] * (rounds - len(own))
+        return [self._micro(*zip(*_part(own, i, rounds), strict=True)) for i in range(rounds)]
 
     def _label(self, prompt_id: str, value: str) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
         """A value's tokens, terminator included, and the law that labels each of them."""
-        if self.method.labels == "law":
+        if self.method.labels != "draw":
             trie, row_of = self._trie(prompt_id)
             row = row_of[value]
-            return trie.tokens[row, : trie.lengths[row]], trie.laws_along(row)
+            tokens, laws = trie.tokens[row, : trie.lengths[row]], trie.laws_along(row)
+            if self.method.labels == "mixed":
+                weight = self.method.law_weight
+                laws = [
+                    (ids, weight * law + (1 - weight) * (ids == drawn))
+                    for drawn, (ids, law) in zip(tokens, laws, strict=True)
+                ]
+            return tokens, laws
         tokens = np.append(chat.tokenize_values(self.tokenizer, [value])[0], self.terminator)
         return tokens, [(tokens[i : i + 1], np.ones(1)) for i in range(len(tokens))]
 
@@ -103,7 +152,7 @@ class Batches(torch.utils.data.Dataset):
         trie = build_trie(tokens, target["probabilities"], self.terminator)
         return trie, dict(zip(target["values"], trie.row.tolist(), strict=True))
 
-    def _micro(self, values: list[Any], weights: list[float]) -> Micro:
+    def _micro(self, values: Sequence[Any], weights: Sequence[float]) -> Micro:
         prompt_ids = list(dict.fromkeys(prompt_id for prompt_id, _, _ in values))
         lengths = np.array([len(tokens) for _, tokens, _ in values])
         tokens = np.zeros((len(values), lengths.max() - 1), np.int64)

@@ -16,6 +16,9 @@ class LoraSettings(Settings):
     alpha: float = 32
     dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: list[str] = Field(default=["q_proj", "k_proj", "v_proj", "o_proj"])
+    dtype: Literal["weights", "float32"] = Field(
+        default="weights", description="of the adapter: the model's, or float32"
+    )
 
 
 class BaseMethod(Settings):
@@ -28,7 +31,10 @@ class FinetuneMethod(Settings):
     """A method that trains an adapter. Defaults are the paper's where both of its methods share them."""
 
     kind: Literal["finetune"]
-    labels: Literal["law", "draw"] = Field(description="law: soft targets from the trie; draw: the drawn token")
+    labels: Literal["law", "draw", "mixed"] = Field(
+        description="law: soft targets from the trie; draw: the drawn token; mixed: both, by law_weight"
+    )
+    law_weight: float = Field(default=0.5, gt=0, lt=1, description="mixed labels: the law's share of a label")
     average: Literal["value", "token"] = Field(
         description="mean over a value's tokens, then values; or over all tokens"
     )

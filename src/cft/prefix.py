@@ -26,13 +26,7 @@ class Prefixes:
     @classmethod
     def of(cls, model: Any, prompts: list[list[int]]) -> "Prefixes":
         """Compute `prompts` (token lists of any lengths, none empty)."""
-        longest = max(map(len, prompts))
-        tokens = torch.zeros((len(prompts), longest), dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for row, prompt in enumerate(prompts):
-            tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        tokens, mask = tokens.to(model.device), mask.to(model.device)
+        tokens, mask = left_padded(prompts, model.device)
         output = model(
             input_ids=tokens,
             attention_mask=mask,
@@ -57,7 +51,7 @@ class Prefixes:
         mask = torch.ones_like(tokens) if mask is None else mask
         self.mask = torch.cat([self.mask, mask], dim=1)
         position = self.position[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        with _logits_only_at(self.model, mask.bool()):
+        with logits_only_at(self.model, mask.bool()):
             output = self.model(
                 input_ids=tokens,
                 attention_mask=self.mask,
@@ -73,14 +67,26 @@ class Prefixes:
         self.logits = self.extend(tokens[:, None])
 
 
+def left_padded(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens of `prompts` [prompts, longest], and a mask that is 0 for padding."""
+    longest = max(map(len, prompts))
+    tokens = torch.zeros((len(prompts), longest), dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    return tokens.to(device), mask.to(device)
+
+
 @contextmanager
-def _logits_only_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
+def logits_only_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
     """Let the model compute logits only at `positions` [rows, length], as if they were one row."""
 
     def pick(module: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         return (arguments[0][positions].unsqueeze(0),)
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
+    inner = getattr(model, "module", model)  # within the wrapper of several processes
+    handle = inner.get_output_embeddings().register_forward_pre_hook(pick)
     try:
         yield
     finally:

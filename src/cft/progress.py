@@ -12,19 +12,19 @@ EVERY = 10.0
 
 
 class Progress:
-    """Count work towards `total`; use as a context manager."""
+    """Count work towards `total`; use as a context manager. Of several processes all but one are `quiet`."""
 
-    def __init__(self, what: str, total: int, unit: str):
-        self.what, self.total, self.unit = what, total, unit
+    def __init__(self, what: str, total: int, unit: str, quiet: bool = False):
+        self.what, self.total, self.unit, self.quiet = what, total, unit, quiet
         self.done, self.started, self.told = 0, time.monotonic(), time.monotonic()
-        self.bar = tqdm(total=total, desc=what, unit=f" {unit}") if sys.stderr.isatty() else None
+        self.bar = tqdm(total=total, desc=what, unit=f" {unit}") if sys.stderr.isatty() and not quiet else None
 
     def update(self, count: int = 1, note: str = "") -> None:
         self.done += count
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(count)
-        elif time.monotonic() - self.told >= EVERY or self.done >= self.total:
+        elif not self.quiet and (time.monotonic() - self.told >= EVERY or self.done >= self.total):
             self.told = time.monotonic()
             rate = self.done / max(self.told - self.started, 1e-9)
             left = (self.total - self.done) / rate if rate else 0

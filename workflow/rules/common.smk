@@ -1,6 +1,7 @@
 # Helpers and wildcard constraints; no rule.
 import json
 import os
+import signal
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -8,6 +9,9 @@ from snakemake.exceptions import WorkflowError
 from cft import CftError, images, jobs, slurm
 from cft.config import Experiment, Needs
 from cft.settings import check
+
+# Slurm warns all processes of a job before its time is up; `cft finetune` acts on it, and this one must outlive it.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 try:
     experiment = check(Experiment, config, "configuration")
@@ -81,6 +85,11 @@ def run_by(key):
     return lambda wildcards: getattr(experiment.models[wildcards.model], key)
 
 
+def training_settings(wildcards):
+    """How an adapter of a model is trained: a resource too."""
+    return settings(experiment.models[wildcards.model].training())
+
+
 def vllm_settings(wildcards):
     """How vLLM runs a model: a resource too. Jobs of one group must agree on it, so those without vLLM have it as well."""
     return settings(experiment.models[wildcards.model].vllm)
@@ -145,8 +154,8 @@ def files_of(kind, benchmarks):
         f"results/{kind}/{benchmark}/{model}/{method}/seed{seed}.parquet"
         for benchmark in benchmarks
         for model in experiment.models
-        for method, chosen in experiment.methods.items()
-        if benchmark in getattr(chosen, "benchmarks", BENCHMARKS)
+        for method in experiment.methods
+        if experiment.runs(model, method, benchmark)
         for seed in seeds_of(model, method, benchmark)
     ]
 

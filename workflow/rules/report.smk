@@ -123,6 +123,7 @@ rule report:
                 f"results/adapters/{model}/{method}/seed{seed}/run.json"
                 for model in experiment.models
                 for method in TUNED
+                if experiment.runs(model, method)
                 for seed in experiment.seeds_of(model)
             ),
             *(name.replace(".parquet", ".run.json") for name in files_of("samples", SAMPLED) + judged_or_measured()),

@@ -42,7 +42,7 @@ rule finetune:
     # How a job is run is a resource, as a change of it must not run the job again.
     resources:
         gpu=run_by("gpus"),
-        micro_batch=run_by("micro_batch"),
+        training=training_settings,
         mem_mb=needs("finetune", "mem_mb"),
         runtime=needs("finetune", "runtime"),
     params:
@@ -51,8 +51,9 @@ rule finetune:
         data=subpath(input.prompts, parent=True),
         out=subpath(output[0], parent=True),
     shell:
+        "trap '' USR1; "  # this shell must outlive Slurm's warning, inside a container too
         "cft finetune --model {params.model:q} --data {params.data:q} --settings {params.settings:q} "
-        "--seed {wildcards.seed} --micro-batch {resources.micro_batch} --threads {threads} --out {params.out:q} 2> {log:q}"
+        "--seed {wildcards.seed} --training {resources.training:q} --threads {threads} --out {params.out:q} 2> {log:q}"
 
 
 rule temperature:

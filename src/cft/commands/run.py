@@ -1,6 +1,7 @@
 """Sub-commands that make what is measured: prompts, data, models, adapters, draws, laws, scores."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,17 +78,22 @@ def finetune(
     settings: Setting,
     seed: Seed,
     out: Out,
-    micro_batch: Annotated[int, typer.Option(min=1, help="values in one forward pass")] = 32,
+    training: Annotated[str, typer.Option(help="micro_batch, processes …, as JSON or the path of a YAML file")] = "{}",
     threads: Threads = 2,
 ) -> None:
     """Train an adapter; run again after a kill, it continues."""
+    from cft import parallel
     from cft.method_settings import FinetuneMethod
+    from cft.model_settings import TrainingSettings
     from cft.settings import setting
-    from cft.train import finetune
+    from cft.train import finetune, last_checkpoint
 
-    method = setting(FinetuneMethod, settings)
+    method, how = setting(FinetuneMethod, settings), setting(TrainingSettings, training)
     use_threads(threads)
-    finetune(model, data, method, seed, micro_batch, out)
+    if how.processes == 1 or parallel.launched():
+        return finetune(model, data, method, seed, how, out)
+    last_checkpoint(model, method, seed, out)  # what is cut off goes before several processes look
+    parallel.launch(how.processes, sys.argv[1:])
 
 
 @app.command()
