@@ -1,0 +1,139 @@
+"""How much memory a model takes on a GPU: closed forms, bounds from above. tests/test_plan.py measures them.
+
+Not counted: what allocators round up to and the workspace of kernels; `cft models` adds a reserve for both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cft.shapes import BYTES, Shape
+
+FLOAT = 4  # bytes: norms and the loss compute in float32
+LOGITS = 5  # float32 copies at the peak: as computed and joined, converted, scaled, and two gradients
+LAW = 32  # bytes per row and token of the vocabulary while next tokens are drawn: float32 logits to a float64 law
+CHUNK = 3 * FLOAT * 2**27  # three copies of the logits that cft.perplexity computes at once on a GPU
+STATES = 5  # of an adapter: weights, gradients, two moments of AdamW, a temporary copy
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What is in one forward pass of training.
+
+    prompts, prompt_tokens    how many prompts, and the tokens of the longest
+    values, value_tokens      how many values, and the tokens of the longest, terminator included
+    """
+
+    prompts: int
+    prompt_tokens: int
+    values: int
+    value_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are computed: each prompt once, each value without its terminator."""
+        return self.prompts * self.prompt_tokens + self.values * (self.value_tokens - 1)
+
+    @property
+    def keys(self) -> int:
+        """Keys that are attended to: every value has a copy of its prompt's."""
+        return self.prompts * self.prompt_tokens + self.values * (self.prompt_tokens + self.value_tokens - 1)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a query and a key."""
+        after = self.values * (self.value_tokens - 1) * (self.prompt_tokens + self.value_tokens - 1)
+        return self.prompts * self.prompt_tokens**2 + after
+
+    @property
+    def labels(self) -> int:
+        return self.values * self.value_tokens
+
+    def whole(self) -> "MicroBatch":
+        """The same values as whole sequences, each with its own prompt and no cache: as under checkpointing."""
+        return MicroBatch(self.values, self.prompt_tokens + self.value_tokens - 1, 0, 1)
+
+
+def layer_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets: Sequence[str]) -> int:
+    """What one layer keeps for the backward pass. Frozen linear layers keep nothing of their inputs."""
+    size, queries = BYTES[dtype], shape.heads * shape.head_dim
+    norms = FLOAT * shape.norms * (shape.hidden + 1)
+    if shape.query_key_norms:
+        norms += FLOAT * (shape.heads + shape.key_value_heads) * (shape.head_dim + 1)
+    # An adapted layer keeps its input after dropout, the mask of dropout, and the narrow state between its factors.
+    adapters = sum(size * (2 * shape.size_of(target)[0] + rank) for target in targets)
+    attention = 2 * size * queries + FLOAT * shape.heads
+    if shape.experts:
+        # Gate and up projections, four states between them and the gate, and the output before it is weighted.
+        perceptron = size * shape.experts_per_token * (6 * shape.intermediate + shape.hidden)
+    else:
+        perceptron = 3 * size * shape.intermediate
+    # Keys and values are repeated for every head. No fast kernel knows sinks, so that the weights of pairs are kept.
+    keys = 2 * size * queries
+    pairs = 2 * size * shape.heads if shape.sinks else 0
+    return batch.tokens * (norms + adapters + attention + perceptron) + batch.keys * keys + batch.pairs * pairs
+
+
+def kept_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets: Sequence[str]) -> int:
+    """What the loss of a micro-batch keeps for the backward pass, parameters excluded."""
+    logits = batch.labels * shape.vocabulary * FLOAT
+    layer = layer_bytes(shape, dtype, batch, rank, targets)
+    return shape.layers * layer + _ends(shape, dtype, batch) + logits
+
+
+def step_bytes(
+    shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets: Sequence[str], checkpointing: bool = False
+) -> int:
+    """The most that the forward and backward passes of a micro-batch hold, parameters and their gradients excluded.
+
+    checkpointing    of whole sequences: the inputs of all layers are kept, and a layer is computed again in its turn
+    """
+    logits = LOGITS * batch.labels * shape.vocabulary * FLOAT
+    if checkpointing:
+        batch = batch.whole()
+        inputs = shape.layers * batch.tokens * shape.hidden * BYTES[dtype]
+        # The gradients within a layer come and go; measured, they are less than half of what it keeps.
+        again = layer_bytes(shape, dtype, batch, rank, targets) * 3 // 2
+        return inputs + _ends(shape, dtype, batch) + max(again, logits)
+    layer = layer_bytes(shape, dtype, batch, rank, targets)
+    gradients = batch.prompts * batch.prompt_tokens * shape.cache_bytes(dtype)  # of the caches
+    return shape.layers * layer + _ends(shape, dtype, batch) + logits + gradients
+
+
+def _ends(shape: Shape, dtype: str, batch: MicroBatch) -> int:
+    """What is kept outside the layers: of the last norm, and tables of rotary embeddings."""
+    return batch.tokens * (FLOAT * (shape.hidden + 1) + 4 * BYTES[dtype] * shape.head_dim)
+
+
+def training_bytes(
+    shape: Shape,
+    dtype: str,
+    batch: MicroBatch,
+    rank: int,
+    targets: Sequence[str],
+    adapter_dtype: str,
+    checkpointing: bool = False,
+    shards: int = 1,
+) -> int:
+    """The peak of a process that trains.
+
+    shards    processes that share the frozen weights; each still gathers the embeddings and two layers, and has the
+              whole adapter
+    """
+    weights = shape.weight_bytes(dtype)
+    if shards > 1:
+        embeddings = shape.output_layer * (1 if shape.tied_embeddings else 2)
+        layer = (shape.parameters - shape.other - embeddings) // shape.layers
+        weights = weights // shards + (embeddings + 2 * layer) * BYTES[dtype]
+    adapter = STATES * shape.trainable(rank, targets) * BYTES[adapter_dtype]
+    return weights + adapter + step_bytes(shape, dtype, batch, rank, targets, checkpointing)
+
+
+def sampling_bytes(shape: Shape, dtype: str, cache_tokens: int, rows: int) -> int:
+    """The peak of the transformers engine: weights, keys and values of its rows, and the laws of their next tokens."""
+    return shape.weight_bytes(dtype) + cache_tokens * shape.cache_bytes(dtype) + rows * shape.vocabulary * LAW
+
+
+def reading_bytes(shape: Shape, dtype: str, tokens: int) -> int:
+    """The peak of a pass over `tokens` tokens that keeps no cache and computes logits some rows at a time."""
+    layer = tokens * BYTES[dtype] * (6 * shape.hidden + 3 * shape.intermediate * max(1, shape.experts_per_token))
+    return shape.weight_bytes(dtype) + layer + CHUNK
