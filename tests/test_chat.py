@@ -27,6 +27,12 @@ def test_the_prompt_is_the_template_with_its_generation_prompt(tokenizer):
     assert tokenizer.decode(chat.prompt_tokens(tokenizer, "hi", ChatSettings(template_options={"mood": "!"}))) == "!hi"
 
 
+def test_a_template_that_writes_the_date_gets_the_one_of_the_settings(tokenizer):
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}: {{ messages[0]['content'] }}"
+    assert chat.prompt_text(tokenizer, "hi", CHAT) == "26 Jul 2024: hi"
+    assert chat.prompt_text(tokenizer, "hi", ChatSettings(today="2025-01-02")) == "02 Jan 2025: hi"
+
+
 GEMMA = (
     "{% if messages[0].role == 'system' %}{% set before = messages[0].content.strip() + '\\n\\n' %}"
     "{% set rest = messages[1:] %}{% else %}{% set before = '' %}{% set rest = messages %}{% endif %}"
@@ -63,6 +69,20 @@ def test_the_terminator_is_found_from_the_template_and_not_from_the_tokenizer(to
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     with pytest.raises(CftError, match="not with a special token"):
         chat.terminator(tokenizer, CHAT)
+
+
+def test_the_terminator_is_the_one_that_the_configuration_names(tokenizer):
+    tokenizer.eos_token = "<|endoftext|>"
+    assert chat.terminator(tokenizer, ChatSettings(terminator="<|im_end|>")) == 2
+    with pytest.raises(
+        CftError, match=r"end with <\|im_end\|> \(chat template\), but chat.terminator is <eos>"
+    ):
+        chat.terminator(tokenizer, ChatSettings(terminator="<eos>"))
+    # The paper's way: whatever the tokenizer calls its end of text.
+    assert chat.terminator(tokenizer, ChatSettings(end="eos")) == tokenizer.eos_token_id == 0
+    assert chat.terminator(tokenizer, ChatSettings(end="eos", terminator="<|endoftext|>")) == 0
+    with pytest.raises(CftError, match=r"\(eos token\)"):
+        chat.terminator(tokenizer, ChatSettings(end="eos", terminator="<|im_end|>"))
 
 
 def slow(tokenizer, values):

@@ -13,7 +13,7 @@ from cft.settings import check, setting
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 
-@pytest.mark.parametrize("name", ["paper", "demo", "smoke"])
+@pytest.mark.parametrize("name", ["paper", "demo", "smoke", "smollm2"])
 def test_shipped_configurations(name):
     assert load(CONFIG / f"{name}.yaml").title
 
@@ -37,6 +37,33 @@ def test_the_paper_is_the_paper():
     assert paloma and (paloma.context, paloma.stride, len(paloma.slices), paloma.data) == (2048, 1024, 7, "upstream")
     assert tiny and (tiny.max_new_tokens, tiny.data, tiny.limit) == (256, "upstream", None)
     assert paper.methods["ssot"].model_dump()["max_new_tokens"] == 4096
+    assert paper.pinned and len({model.revision for model in paper.models.values()}) == 12
+    assert [name for name, model in paper.models.items() if model.lora_scope] == [
+        "gemma-3-4b",
+        "gemma-3-12b",
+        "gemma-3-27b",
+    ]
+    assert {name for name, model in paper.models.items() if model.gated} == {
+        n for n in paper.models if n[0] in "lg"
+    } - {"gpt-oss-20b"}
+
+
+def test_arms_that_match_the_budget_of_the_other():
+    """Equal optimiser steps and equal values seen: the settings of one method, the labels of the other."""
+    paper = load(CONFIG / "paper.yaml").methods
+    methods = yaml.safe_load((CONFIG / "matched.yaml").read_text())["methods"]
+    matched = Experiment.model_validate(smoke(models=MODEL, methods=methods)).methods
+    for name, budget, labels in [
+        ("soft-matched", "hard", "soft"),
+        ("hard-matched", "soft", "hard"),
+        ("hybrid", "soft", ""),
+    ]:
+        found = matched[name].model_dump()
+        for key in ("epochs", "draws", "batch_size", "max_steps", "learning_rate"):
+            assert found[key] == paper[budget].model_dump()[key]
+        for key in ("labels", "average", "max_bins") if labels else ():
+            assert found[key] == paper[labels].model_dump()[key]
+    assert (matched["hybrid"].labels, matched["hybrid"].law_weight) == ("mixed", 0.5)  # type: ignore[union-attr]
 
 
 def smoke(**changes):
@@ -56,6 +83,17 @@ MODEL = {"m": {"source": "tiny", "architecture": "llama"}}
         ),
         ({"models": {"m": {"source": "hub"}}}, r"models\.m: source 'hub' needs the key 'repo'"),
         ({"models": {"reward": MODEL["m"]}}, "reward is the name of a judge"),
+        ({"models": {"m": MODEL["m"] | {"methods": ["tune"]}}}, r"models\.m\.methods: tune is not run"),
+        ({"models": {"m": MODEL["m"] | {"benchmarks": ["mmlu"]}}}, r"models\.m\.benchmarks: mmlu is not run"),
+        ({"models": {"m": MODEL["m"] | {"processes": 2}}}, r"processes \(2\) is more than gpus \(1\)"),
+        (
+            {"models": {"m": MODEL["m"] | {"chat": {"today": "2024-13-01"}}}},
+            r"models\.m\.chat\.today: .*month must be in 1",
+        ),
+        (
+            {"pinned": True, "models": {"m": {"source": "hub", "repo": "a/b", "revision": "main"}}},
+            r"models\.m\.revision: give the 40-digit commit of a/b",
+        ),
         ({"judges": None}, "benchmark novelty needs the key 'judges'"),
         ({"needs": {"sampel": {}}}, "needs.sampel"),
         ({"models": {"a/b": MODEL["m"]}}, "models"),

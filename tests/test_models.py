@@ -1,24 +1,45 @@
 """Where models come from, what their folders hold, and the errors of each source."""
 
 import json
+import shutil
 from unittest.mock import MagicMock
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from cft import CftError, chat
+from cft.lora import add_adapter
+from cft.method_settings import LoraSettings
 from cft.model_settings import ChatSettings, ModelSource
-from cft.models import load_model, load_tokenizer, prepare, settings_of
-from cft.tiny import RECIPES, tiny_model
+from cft.models import (
+    adapter_effect,
+    load_model,
+    load_tokenizer,
+    next_token_log_law,
+    prepare,
+    save_merged,
+    settings_of,
+)
+from cft.tiny import tiny_model
 
 CHAT = ChatSettings()
 
 
-@pytest.mark.parametrize("architecture", sorted(RECIPES))
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+    "gemma3_vision": "Gemma3ForConditionalGeneration",
+    "gpt_oss": "GptOssForCausalLM",
+}
+
+
+@pytest.mark.parametrize("architecture", CLASSES)
 def test_tiny_models_are_the_true_architectures(tiny, architecture):
     model = load_model(tiny(architecture))
-    family = {"llama": "Llama", "qwen3": "Qwen3", "gemma3": "Gemma3", "gpt_oss": "GptOss"}[architecture]
-    assert type(model).__name__ == f"{family}ForCausalLM"
+    assert type(model).__name__ == CLASSES[architecture]
     again, _ = tiny_model(architecture)
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
@@ -42,6 +63,77 @@ def test_the_embedded_model(tmp_path):
     prompt = torch.tensor([chat.prompt_tokens(tokenizer, "What is the capital of France?", CHAT)])
     assert "Paris" in tokenizer.decode(model.generate(prompt, max_new_tokens=12, do_sample=False)[0])
     assert chat.tokenize_values(tokenizer, ["-12.3"])[1].tolist() == [5]
+
+
+# The values of a 4-bit float, two bits of exponent and one of mantissa (OCP microscaling formats, version 1.0).
+FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+FP4 = torch.tensor([*FP4, *(-value for value in FP4)])
+
+
+def packed(experts, outputs, inputs, generator):
+    """Random blocks and scales as gpt-oss ships them, and the weights [experts, inputs, outputs] they stand for."""
+    codes = torch.randint(0, 16, (experts, outputs, inputs // 32, 32), generator=generator)
+    scales = torch.randint(120, 130, (experts, outputs, inputs // 32), generator=generator)
+    weights = FP4[codes] * 2.0 ** (scales - 127)[..., None]
+    blocks = codes[..., 0::2] + 16 * codes[..., 1::2]  # two values in a byte, the first in its lower half
+    return blocks.to(torch.uint8), scales.to(torch.uint8), weights.reshape(experts, outputs, inputs).transpose(1, 2)
+
+
+def test_a_checkpoint_of_4_bit_floats_becomes_plain_weights(tiny, tmp_path):
+    """gpt-oss as it is published: its experts in MXFP4. They are unpacked right, and merging leaves nothing packed."""
+    shutil.copytree(tiny("gpt_oss"), tmp_path / "packed")
+    config = json.loads((tmp_path / "packed" / "config.json").read_text())
+    others = ["self_attn", "router", "lm_head"]
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": others}
+    (tmp_path / "packed" / "config.json").write_text(json.dumps(config))
+    weights, wanted = load_file(tmp_path / "packed" / "model.safetensors"), {}
+    generator = torch.Generator().manual_seed(1)
+    for name in [name for name in weights if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = weights.pop(name).shape
+        weights[f"{name}_blocks"], weights[f"{name}_scales"], wanted[name] = packed(experts, outputs, inputs, generator)
+    save_file(weights, tmp_path / "packed" / "model.safetensors", {"format": "pt"})
+    assert len(wanted) == 4
+
+    prepare(ModelSource(source="folder", path=str(tmp_path / "packed"), dtype="float32"), tmp_path / "m")
+    loaded = load_model(tmp_path / "m")
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in wanted.items())
+    save_merged(add_adapter(loaded, LoraSettings()), tmp_path / "m", tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert getattr(again.config, "quantization_config", None) is None
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize("architecture", CLASSES)
+def test_a_merged_checkpoint_has_the_law_of_the_model_with_its_adapter(tiny, tmp_path, architecture):
+    shutil.copytree(tiny(architecture), tmp_path / "source")
+    (tmp_path / "source" / "processor_config.json").write_text("{}")
+    model = add_adapter(load_model(tmp_path / "source"), LoraSettings()).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 10)
+    base, tuned = adapter_effect(model, [[1, 2, 3]])
+    save_merged(model, tmp_path / "source", tmp_path / "merged")
+    found = next_token_log_law(AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval(), [[1, 2, 3]])
+    torch.testing.assert_close(found, tuned, atol=1e-4, rtol=0)
+    assert float((tuned - base).abs().max()) > 0.01
+    assert (tmp_path / "merged" / "processor_config.json").exists() and (
+        tmp_path / "merged" / "tokenizer.json"
+    ).exists()
+
+
+def test_a_tokenizer_from_another_repository(tiny, tmp_path, monkeypatch):
+    """A judge's repository may hold weights only: settings name the one that has its tokenizer, at its own commit."""
+    asked = []
+    monkeypatch.setattr("cft.models.hub_snapshot", lambda repo, kind, revision, **_: asked.append((repo, revision)))
+    settings = ModelSource(source="hub", repo="a/judge", tokenizer="b/base", tokenizer_revision="c0ffee")
+    prepare(settings, tmp_path / "m")
+    assert asked == [("a/judge", None), ("b/base", "c0ffee")]
+    loaded = []
+    real = load_tokenizer(tiny("llama"))
+    monkeypatch.setattr("cft.models.AutoTokenizer.from_pretrained", lambda **where: loaded.append(where) or real)
+    assert load_tokenizer(tmp_path / "m") is real
+    assert loaded == [{"pretrained_model_name_or_path": "b/base", "revision": "c0ffee"}]
 
 
 def test_a_folder_is_used_where_it_lies(tiny, tmp_path):

@@ -5,6 +5,7 @@ that this template writes after an answer, found from the template itself: it is
 every family (paper section 7, item 10).
 """
 
+from datetime import date
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -30,12 +31,24 @@ def prompt_tokens(tokenizer: Any, question: str, chat: ChatSettings, instruction
 
 
 def terminator(tokenizer: Any, chat: ChatSettings) -> int:
-    """The token that ends an answer in this model's chat template.
+    """The token that ends an answer: the one of this model's chat template, or the tokenizer's eos token (chat.end).
 
-    Raises CftError when the template writes no special token after an answer.
+    Raises CftError when the template writes no special token after an answer, and when the token is not the one that
+    the configuration names (chat.terminator).
     """
+    found = _closing_token(tokenizer, chat) if chat.end == "template" else tokenizer.eos_token_id
+    name = tokenizer.convert_ids_to_tokens(found)
+    if chat.terminator is not None and name != chat.terminator:
+        raise CftError(
+            f"answers end with {name} ({'chat template' if chat.end == 'template' else 'eos token'}), but "
+            f"chat.terminator is {chat.terminator}: another revision of the model, or the wrong entry"
+        )
+    return found
+
+
+def _closing_token(tokenizer: Any, chat: ChatSettings) -> int:
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": MARKER}]
-    whole = tokenizer.apply_chat_template(messages, tokenize=False, **chat.template_options)
+    whole = _fill_template(tokenizer, messages, chat)
     closing = whole[whole.rindex(MARKER) + len(MARKER) :]
     tokens = tokenizer(closing, add_special_tokens=False).input_ids
     if not tokens or (tokens[0] not in tokenizer.all_special_ids and tokens[0] not in tokenizer.added_tokens_decoder):
@@ -105,9 +118,8 @@ def prompt_text(tokenizer: Any, question: str, chat: ChatSettings, instruction: 
     messages = [{"role": "user", "content": question}]
     if instruction is not None:
         messages.insert(0, {"role": chat.instruction_role, "content": instruction})
-    options = {"tokenize": False, "add_generation_prompt": True, **chat.template_options}
     try:
-        text = tokenizer.apply_chat_template(messages, **options)
+        text = _fill_template(tokenizer, messages, chat, add_generation_prompt=True)
     except TemplateError as error:
         if instruction is None:
             raise
@@ -121,3 +133,10 @@ def prompt_text(tokenizer: Any, question: str, chat: ChatSettings, instruction: 
             "set the model's chat.instruction_role, or leave prompting methods out for it"
         )
     return text + chat.answer_prefix
+
+
+def _fill_template(tokenizer: Any, messages: list[dict[str, str]], chat: ChatSettings, **options: Any) -> str:
+    """The text of a conversation; a template that asks for the date gets chat.today."""
+    today = date.fromisoformat(chat.today)
+    options |= {"tokenize": False, "strftime_now": today.strftime, **chat.template_options}
+    return tokenizer.apply_chat_template(messages, **options)

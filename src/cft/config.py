@@ -1,5 +1,6 @@
 """The YAML files as typed settings: every key is known, every value checked before a job starts."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from cft.model_settings import Judges, ModelSettings
 from cft.settings import Settings, check, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 RULES = Literal[
     "default", "model", "finetune", "temperature", "sample", "law", "judge", "retention", "perplexity", "score"
@@ -50,6 +51,7 @@ class Experiment(Settings):
     tables: dict[Name, TableSettings] = Field(default={})
     figures: dict[Name, FigureSettings] = Field(default={})
     judges: Judges | None = Field(default=None, description="the judges of NoveltyBench")
+    pinned: bool = Field(default=False, description="whether every model of the hub must name its commit")
     needs: dict[RULES, Needs] = Field(
         default={}, description="rule: memory and time of its jobs; default: those of rules that are not listed"
     )
@@ -80,8 +82,31 @@ class Experiment(Settings):
             raise ValueError(f"models: {', '.join(taken)} is the name of a judge; choose another")
         return self
 
+    @model_validator(mode="after")
+    def _models_are_in_order(self) -> "Experiment":
+        known = {"methods": set(self.methods), "benchmarks": set(self.benchmarks.chosen())}
+        for name, model in self.models.items():
+            for key, names in known.items():
+                unknown = sorted(set(getattr(model, key) or ()) - names)
+                if unknown:
+                    raise ValueError(f"models.{name}.{key}: {', '.join(unknown)} is not run")
+            if self.pinned and model.source == "hub" and not COMMIT.fullmatch(model.revision or ""):
+                raise ValueError(
+                    f"models.{name}.revision: give the 40-digit commit of {model.repo}, or set pinned: false"
+                )
+        return self
+
     def seeds_of(self, model: str) -> list[int]:
         return self.models[model].seeds or self.seeds
+
+    def runs(self, model: str, method: str, benchmark: str | None = None) -> bool:
+        """Whether a model is run with a method, and then measured on a benchmark."""
+        chosen, limits = self.models[model], getattr(self.methods[method], "benchmarks", None)
+        return (
+            method in (self.methods if chosen.methods is None else chosen.methods)
+            and (benchmark is None or chosen.benchmarks is None or benchmark in chosen.benchmarks)
+            and (benchmark is None or limits is None or benchmark in limits)
+        )
 
 
 def load(path: Path | str) -> Experiment:

@@ -1,12 +1,17 @@
 """Settings of models: what they are, how they are asked, how they are run."""
 
-from typing import Any, Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cft.settings import Settings
+from cft.shapes import Shape
 
-ARCHITECTURES = Literal["llama", "qwen3", "gemma3", "gpt_oss", "deberta_v2", "gemma2"]
+ARCHITECTURES = Literal["llama", "qwen3", "gemma3", "gemma3_vision", "gpt_oss", "deberta_v2", "gemma2"]
+
+# YAML reads a date as such; files of settings hold its text.
+Day = Annotated[str, BeforeValidator(lambda day: date.fromisoformat(str(day)).isoformat())]
 
 
 class ChatSettings(Settings):
@@ -19,6 +24,15 @@ class ChatSettings(Settings):
     )
     instruction_role: Literal["system", "developer"] = Field(
         default="system", description="who gives the instructions of a prompting method"
+    )
+    today: Day = Field(
+        default="2024-07-26",
+        description="the date that a template writes (YYYY-MM-DD): prompts must not change overnight",
+    )
+    terminator: str | None = Field(default=None, description="the token that must end an answer; unset: not checked")
+    end: Literal["template", "eos"] = Field(
+        default="template",
+        description="what ends an answer: the template's token, or as in the paper the tokenizer's eos",
     )
 
     def thinking(self) -> "ChatSettings":
@@ -40,6 +54,9 @@ class ModelSource(Settings):
     architecture: ARCHITECTURES | None = Field(default=None, description="tiny: which recipe")
     dtype: Literal["float32", "bfloat16", "float64"] = "bfloat16"
     chat: ChatSettings = ChatSettings()
+    lora_scope: str | None = Field(
+        default=None, description="the part of the model whose layers get adapters; unset: its language model"
+    )
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> "ModelSource":
@@ -64,10 +81,21 @@ class VllmSettings(Settings):
     batch_invariant: bool = Field(default=False, description="kernels whose results do not depend on the batch (GPUs)")
 
 
-class ModelSettings(ModelSource):
-    """A model, and how it is run: the keys below change speed and memory, not the experiment."""
+class TrainingSettings(Settings):
+    """How an adapter is trained: speed and memory, not the result but for rounding and the masks of dropout."""
 
     micro_batch: int = Field(default=32, ge=1, description="training values in one forward pass")
+    processes: int = Field(default=1, ge=1, description="processes that train together, each with a GPU of its own")
+    sharding: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="what each of them holds: the whole model, or a share of its weights"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="compute activations twice, to save memory")
+    loaders: Literal[0, 1] = Field(default=0, description="processes that prepare batches ahead of training")
+
+
+class ModelSettings(ModelSource, TrainingSettings):
+    """A model, and how it is run: the keys below change speed and memory, not the experiment."""
+
     cache_tokens: int = Field(
         default=65536, ge=1, description="tokens of key-value cache while drawing or measuring the law"
     )
@@ -75,6 +103,20 @@ class ModelSettings(ModelSource):
     vllm: VllmSettings = VllmSettings()
     gpus: int = Field(default=1, ge=0, description="GPUs that a job of this model asks for; 0: it runs on a processor")
     seeds: list[int] | None = Field(default=None, description="replaces the experiment's seeds for this model")
+    methods: list[str] | None = Field(default=None, description="the methods it is run with; unset: all")
+    benchmarks: list[str] | None = Field(default=None, description="the benchmarks it is measured on; unset: all")
+    shape: Shape | None = Field(default=None, description="its sizes, for the plan")
+    licence: str | None = Field(default=None, description="its licence, for the plan")
+    gated: bool = Field(default=False, description="whether the hub asks for its licence to be accepted")
+
+    def training(self) -> TrainingSettings:
+        return TrainingSettings.model_validate(self.model_dump(include=set(TrainingSettings.model_fields)))
+
+    @model_validator(mode="after")
+    def _has_gpus_to_train_on(self) -> "ModelSettings":
+        if self.gpus and self.processes > self.gpus:
+            raise ValueError(f"processes ({self.processes}) is more than gpus ({self.gpus})")
+        return self
 
 
 class JudgeSettings(ModelSource):

@@ -5,6 +5,7 @@
 
 import json
 import logging
+import shutil
 import warnings
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.hub import cached_file
+from transformers.utils.quantization_config import Mxfp4Config
 
 from cft import CftError
 from cft.assets import hub_snapshot
@@ -57,7 +60,7 @@ def _fetch(settings: ModelSource, folder: Path) -> str | None:
 
 def _from_hub(settings: ModelSource) -> str:
     repo = settings.repo or ""
-    hub_snapshot(repo, "model", settings.revision, ignore_patterns=["original/*", "*.gguf", "*.pth"])
+    hub_snapshot(repo, "model", settings.revision, ignore_patterns=["original/*", "metal/*", "*.gguf", "*.pth"])
     if settings.tokenizer is not None:
         # transformers asks its configuration which class of tokenizer it is
         files = ["*.json", "*.model", "*.txt", "*.jinja"]
@@ -133,12 +136,33 @@ def load_model(folder: Path, adapter: Path | None = None, on: torch.device | Non
     settings = settings_of(folder)
     where = location(folder)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, settings.dtype))
+        dtype = getattr(torch, settings.dtype)
+        packed: dict[str, Any] = {"quantization_config": Mxfp4Config(dequantize=True)} if _is_packed(where) else {}
+        model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, **packed).to(dtype)
     except (OSError, ValueError) as error:
         raise CftError(f"model {where['pretrained_model_name_or_path']}: {str(error).splitlines()[0]}")
     if adapter is not None:
         model = _attach(model, Path(adapter))
     return model.eval().to(on or device())
+
+
+def _is_packed(where: dict[str, Any]) -> bool:
+    """Whether a checkpoint holds 4-bit floats, as gpt-oss's does; adapters want plain ones."""
+    packed = getattr(AutoConfig.from_pretrained(**where), "quantization_config", None) or {}
+    return packed.get("quant_method") == "mxfp4"
+
+
+def save_merged(model: Any, folder: Path, out: Path) -> None:
+    """Write a model with an adapter, made from a prepared folder, as a checkpoint of its own."""
+    where = location(folder)
+    # The names of the published file, but for 4-bit floats: transformers 5.19 would leave out what it has unpacked.
+    model.merge_and_unload().save_pretrained(out, save_original_format=not _is_packed(where))
+    load_tokenizer(folder).save_pretrained(out)
+    name = where.pop("pretrained_model_name_or_path")
+    for file in ("preprocessor_config.json", "processor_config.json"):  # vLLM wants them of a model that takes images
+        found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **where)
+        if found is not None:
+            shutil.copy(found, out / file)
 
 
 def _attach(model: Any, adapter: Path) -> Any:

@@ -27,6 +27,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "gpt_oss": {"model_type": "gpt_oss", "num_hidden_layers": 2, "head_dim": 16, "sliding_window": 16,
                 "num_local_experts": 4, "num_experts_per_tok": 2, "attn_implementation": "eager"},
 }  # fmt: skip
+# The class of Gemma 3's checkpoints from 4B on: a vision tower, whose layers bear the names of the language model's.
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1,
+          "image_size": 16, "patch_size": 4}  # fmt: skip
 # The judges of NoveltyBench: DeBERTa-v3 with all its settings for relative positions, in fewer buckets than a pair of
 # answers has tokens; Gemma 2 with one layer that sees a window and one that sees everything.
 CLASSIFIERS: dict[str, dict[str, Any]] = {
@@ -67,7 +70,7 @@ def tiny_model(architecture: str, seed: int = 0) -> tuple[Any, PreTrainedTokeniz
 
     A causal language model, or for the architectures of judges a sequence classifier.
     """
-    known = RECIPES | CLASSIFIERS
+    known = RECIPES | CLASSIFIERS | {"gemma3_vision": RECIPES["gemma3"]}
     if architecture not in known:
         raise CftError(f"unknown tiny architecture {architecture!r}; known: {', '.join(known)}")
     roles = {"cls_token": SPECIAL[1], "sep_token": SPECIAL[2]} if architecture == "deberta_v2" else {}
@@ -78,6 +81,11 @@ def tiny_model(architecture: str, seed: int = 0) -> tuple[Any, PreTrainedTokeniz
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
         initializer_range=0.2,
     )  # fmt: skip
+    if architecture == "gemma3_vision":
+        config = AutoConfig.for_model(
+            "gemma3", text_config=config.to_dict(), vision_config=VISION, mm_tokens_per_image=4,
+            image_token_index=tokenizer.pad_token_id, tie_word_embeddings=True,
+        )  # fmt: skip
     kind: Any = AutoModelForSequenceClassification if architecture in CLASSIFIERS else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

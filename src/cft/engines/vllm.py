@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cft.engines import Draw, Job, Request
-from cft.models import adapter_effect, load_model, next_token_log_law, settings_of
+from cft.models import adapter_effect, load_model, next_token_log_law, save_merged, settings_of
 from cft.parity import PROBES, TOP, check_parity
 from cft.streams import stream
 from cft.vllm_setup import arguments_for, check_device, explained, gpus, rank_of, takes_adapters
@@ -138,8 +138,7 @@ def _reference(job: Job, probes: list[list[int]], merged: Path | None) -> tuple[
         else:
             base, tuned = adapter_effect(model, probes)
         if merged is not None:
-            model.merge_and_unload().save_pretrained(merged)
-            job.tokenizer.save_pretrained(merged)
+            save_merged(model, job.model, merged)
     except torch.OutOfMemoryError as error:
         raise explained(error, job)
     del model
