@@ -77,7 +77,7 @@ def test_locks_agree_and_carry_hashes():
         assert differing == ({"torch"} if "cpu" in name else set())
     assert not {"torch", "numba", "transformers"} & pins("head").keys()
     assert pins("head")["snakemake"] == pins("cpu")["snakemake"]
-    for name in ("sampling", "finetune", "cpu", "vllm-cpu", "head", "smollm2"):
+    for name in ("sampling", "finetune", "cpu", "vllm-cpu", "head", "smollm2", "vocabularies"):
         text = (LOCKS / f"{name}.txt").read_text()
         assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=[a-z])", text, flags=re.M | re.I)[1:])
 

@@ -133,7 +133,7 @@ def test_a_new_seed_runs_only_what_is_new(finished):
     scores.unlink()  # these empty files carry no record of their inputs, by which a real run would notice the new seed
     try:
         jobs = plan("smoke", cwd=finished)
-        assert (jobs["smoke_finetune"], jobs["smoke_sample"], jobs["smoke_data"]) == (2, 12, 2)
+        assert (jobs["smoke_finetune"], jobs["smoke_sample"], jobs["smoke_data"]) == (8, 21, 2)
         assert not {"smoke_model", "smoke_prompts"} & set(jobs)
     finally:
         (finished / "config" / "smoke.yaml").write_text(before)

@@ -50,8 +50,9 @@ rule finetune:
         model=subpath(input.model, parent=True),
         data=subpath(input.prompts, parent=True),
         out=subpath(output[0], parent=True),
+    # This shell must outlive Slurm's warning, inside a container too.
     shell:
-        "trap '' USR1; "  # this shell must outlive Slurm's warning, inside a container too
+        "trap '' USR1; "
         "cft finetune --model {params.model:q} --data {params.data:q} --settings {params.settings:q} "
         "--seed {wildcards.seed} --training {resources.training:q} --threads {threads} --out {params.out:q} 2> {log:q}"
 
