@@ -74,9 +74,7 @@ def test_the_terminator_is_found_from_the_template_and_not_from_the_tokenizer(to
 def test_the_terminator_is_the_one_that_the_configuration_names(tokenizer):
     tokenizer.eos_token = "<|endoftext|>"
     assert chat.terminator(tokenizer, ChatSettings(terminator="<|im_end|>")) == 2
-    with pytest.raises(
-        CftError, match=r"end with <\|im_end\|> \(chat template\), but chat.terminator is <eos>"
-    ):
+    with pytest.raises(CftError, match=r"end with <\|im_end\|> \(chat template\), but chat.terminator is <eos>"):
         chat.terminator(tokenizer, ChatSettings(terminator="<eos>"))
     # The paper's way: whatever the tokenizer calls its end of text.
     assert chat.terminator(tokenizer, ChatSettings(end="eos")) == tokenizer.eos_token_id == 0

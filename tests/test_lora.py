@@ -45,7 +45,7 @@ def test_a_scope_narrows_it_and_never_leaves_the_language_model():
 def test_a_head_may_be_named_and_a_layer_outside_the_language_model_is_not_found():
     found = trainable(add_adapter(tiny_model("llama")[0], LoraSettings(targets=["q_proj", "lm_head"])))
     assert {name.split(".")[-4] for name in found} == {"q_proj", "lm_head"}
-    with pytest.raises(CftError, match="fc1 names no layer in .* of Gemma3"):
+    with pytest.raises(CftError, match=r"fc1 names no layer in .* of Gemma3"):
         add_adapter(tiny_model("gemma3_vision")[0], LoraSettings(targets=["q_proj", "fc1"]))  # the vision tower has it
 
 
