@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,12 @@ class Family:
 def _axis(axis: dict[str, Any]) -> list[float]:
     if "values" in axis:
         return list(axis["values"])
-    space = np.geomspace if axis.get("spacing") == "log" else np.linspace
     first, last = axis["range"]
-    return space(first, last, axis["points"]).tolist()
+    if axis.get("spacing") != "log":
+        return np.linspace(first, last, axis["points"]).tolist()
+    # NumPy's powers differ in the last digit between processors, and prompts show every digit.
+    logarithms = np.linspace(*(float(Decimal(end).log10()) for end in (first, last)), axis["points"])
+    return [first, *(float(10 ** Decimal(value)) for value in logarithms.tolist()[1:-1]), last][: axis["points"]]
 
 
 @dataclass(frozen=True)
