@@ -60,6 +60,7 @@ def _structured(head, place, generator) -> list[tuple]:
             min(1, found["valid_rate"]),
             min(1, found["support_probability"]),
         )
+        found |= {"law_pit_w1_low": 0.9 * found["pit_w1"], "law_pit_w1_high": 1.05 * found["pit_w1"]}
         found |= {"n": 1000.0, "tokens_per_draw": TOKENS.get(head[1], 5.0), **FLOORS}
         rows += [(*head, "structured", prompt.split, prompt.prompt_id, name, value) for name, value in found.items()]
     return rows

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cft import CftError, benchmarks
+from cft import CftError, benchmarks, fit, stats
 from cft.assets import Assets
 from cft.benchmark_settings import StructuredBenchmark
 from cft.benchmarks import structured
@@ -151,6 +151,71 @@ def test_invalid_draws_move_pit_w1_but_not_w1_valid_only():
     assert mixed["w1_valid_only"] == clean["w1_valid_only"]
     assert mixed["pit_w1"] == pytest.approx(clean["pit_w1"] / 2 + 0.25)
     assert (mixed["n"], mixed["valid_rate"], errors["malformed"]) == (1000, 0.5, 500)
+
+
+@pytest.mark.parametrize("prompt", REGISTRY.select(selected=True)[::3], ids=lambda prompt: prompt.prompt_id)
+def test_distances_and_tests_of_a_prompt_are_those_of_fit_and_stats(prompt):
+    family = REGISTRY[prompt.family]
+    target = family.frozen(prompt.parameters)
+    texts = ["word"] * 10 + perfect_texts(prompt, 390)
+    found, _ = structured.measure(texts, family, prompt.parameters, REGISTRY.quantiles)
+    values = np.array([float(text) for text in texts[10:]])
+    assert set(found) == set(structured.METRICS)
+    iqr, floors = stats.target_iqr(target), stats.w1_floor(target, 400)
+    expected = {"w1_floor_high": floors.high, "pit_w1_floor_high": stats.pit_floor(400).high}
+    expected |= {"ks_floor": fit.ks_floor(400).mean, "ks_floor_high": fit.ks_floor(400).high}
+    if iqr:
+        expected |= {"w1_over_iqr": found["w1_valid_only"] / iqr, "w1_over_iqr_floor": floors.mean / iqr}
+    if family.discrete:
+        variation = fit.total_variation_floor(target, 400)
+        expected |= {"tv": fit.total_variation(values, target, 10), "tv_floor_high": variation.high}
+    else:
+        expected["ks"] = fit.ks(values, target, 10)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert math.isnan(found["w1_over_iqr"]) == (iqr == 0)
+    assert math.isnan(found["tv"]) == math.isnan(found["tv_floor"]) == (not family.discrete)
+    assert found["ks"] < found["ks_upper"] == fit.ks_upper(found["ks"], 390, 10)
+
+
+def test_tests_of_the_first_draws_see_no_later_ones():
+    prompt = REGISTRY.select("unseen_params", selected=True)[1]
+    texts = perfect_texts(prompt, 300) + ["1000"] * 700
+    found, _ = structured.measure(texts, REGISTRY["gaussian"], prompt.parameters, REGISTRY.quantiles)
+    names = [f"not_rejected_at_{count}" for count in structured.TESTED_AT]
+    assert [found[name] for name in names] == [1, 1, 0]
+    assert found["p_fit"] < 1e-12
+    fewer, _ = structured.measure(texts[:999], REGISTRY["gaussian"], prompt.parameters, REGISTRY.quantiles)
+    assert [fewer[name] for name in names] == [1, 1, pytest.approx(math.nan, nan_ok=True)]
+
+
+def test_draws_that_are_rounded_fit_until_they_are_too_coarse():
+    parameters, rng = {"mu": 3.5, "sigma": 3.0}, np.random.default_rng(1)
+    values = rng.normal(3.5, 3, 1000)
+    for decimals, passes in ((5, True), (1, True), (0, False)):
+        texts = [f"{value:.{decimals}f}" for value in values]
+        found, _ = structured.measure(texts, REGISTRY["gaussian"], parameters, REGISTRY.quantiles)
+        assert (found["p_fit"] > 0.05) == passes
+
+
+def test_a_perfect_sampler_passes_at_every_number_of_draws_19_times_in_20():
+    prompts = REGISTRY.select(selected=True)
+    scores = []
+    for turn in range(5):
+        texts = [(p.prompt_id, perfect_texts(p, 300, 100 * turn + place)) for place, p in enumerate(prompts)]
+        scores.append(structured.score(pd.concat([frame(*pair) for pair in texts]), None, REGISTRY))
+    found = pd.concat(scores)
+    for count in (100, 300):
+        share = found.loc[found["metric"] == f"not_rejected_at_{count}", "value"].mean()
+        assert 0.91 <= share <= 0.99  # 210 tests: a standard error of 1.5 percentage points
+    assert found.loc[found["metric"] == "not_rejected_at_1000", "value"].isna().all()
+
+
+def test_summary_adjusts_the_tests_of_fit():
+    good, bad = REGISTRY.select("unseen_params", selected=True)[1:3]
+    texts = [frame(good.prompt_id, perfect_texts(good, 200)), frame(bad.prompt_id, ["0.5"] * 200)]
+    found = structured.summary(pd.concat(texts, ignore_index=True), REGISTRY)
+    assert found["share_passing"] == 0.5
+    assert found["p_fit"] == pytest.approx(2 * found["prompts"][bad.prompt_id]["p_fit"])
 
 
 def test_numbers_outside_the_support_are_violations_and_other_texts_are_not():

@@ -21,7 +21,7 @@ from cft.distributions import registry
 from cft.stats import wilson
 from cft.target import make_target
 
-NAMES = ["fig1", "fig2", "fig3", "fig4", "fig6"]
+NAMES = ["fig1", "fig2", "fig3", "fig4", "fig5", "fig6"]
 
 
 def sources(models=("SmolLM2-135M",), methods=synthetic.METHODS, seeds=(0,), count=120) -> figures.Sources:
@@ -142,6 +142,9 @@ def test_fig2_draws_the_numbers_of_table1(one, drawn):
         line.get_ydata()[0] for axes in drawn["fig2"][0].axes for line in axes.get_lines() if line.get_marker() in "os^"
     ]
     assert sorted(points) == pytest.approx(sorted(numbers["value"]))
+    bars = [line.get_ydata() for axes in drawn["fig2"][0].axes for line in axes.get_lines() if line.get_gid() == "law"]
+    wanted = table[["law_pit_w1_low", "law_pit_w1_high"]].to_numpy().tolist()
+    np.testing.assert_allclose(sorted(map(list, bars)), sorted(wanted))
 
 
 def test_fig2_with_a_distance_that_nobody_has():
@@ -282,3 +285,60 @@ def test_fig6_with_two_models_keeps_one_panel():
     figure, numbers = figures.load("fig6").draw(figures.Sources(scores=synthetic.scores(synthetic.MODELS[:2])))
     assert clashes(figure) == []
     assert len(figure.axes) == 1 and len(figure.axes[0].texts) == len(numbers) == 6
+
+
+def with_tests(scores: pd.DataFrame, p_values: dict[str, float]) -> pd.DataFrame:
+    """Scores with a p-value for each method's prompts, and the floor's quantile."""
+    runs = scores[scores["metric"] == "pit_w1"]
+    p_fit = runs.assign(metric="p_fit", value=runs["method"].map(p_values))
+    return pd.concat([scores, p_fit, runs.assign(metric="pit_w1_floor_high", value=0.018)], ignore_index=True)
+
+
+def test_fig5_means_and_ranges_by_family():
+    scores = synthetic.scores(synthetic.MODELS[:2], seeds=(0, 1))
+    figure, numbers = figures.load("fig5").draw(figures.Sources(scores=scores))
+    assert clashes(figure) == []
+    assert len(numbers) == (24 + 6) * 3 and list(numbers["method"][:3]) == synthetic.METHODS
+    mine = scores[(scores["metric"] == "pit_w1") & (scores["method"] == "hard")]
+    values = mine.loc[mine["item"].str.startswith("chi("), "value"]
+    assert len(values) == 2 * 2 * 3
+    row = numbers[(numbers["family"] == "chi") & (numbers["method"] == "hard")].iloc[0]
+    found = row[["runs", "value", "low", "high", "floor"]].tolist()
+    assert found == pytest.approx([12, values.mean(), values.min(), values.max(), synthetic.FLOORS["pit_w1_floor"]])
+    assert numbers[["floor_high", "rejected"]].isna().all(axis=None)  # these scores have no tests
+
+
+def test_fig5_draws_its_numbers_and_the_floor_as_a_band():
+    scores = with_tests(synthetic.scores(), {"base": 1e-9, "soft": 0.2, "hard": 1e-9})
+    figure, numbers = figures.load("fig5").draw(figures.Sources(scores=scores))
+    assert clashes(figure) == []
+    points = [line for axes in figure.axes for line in axes.get_lines() if line.get_marker() in ("o", "s", "^")]
+    assert sorted(float(line.get_xdata()[0]) for line in points) == pytest.approx(sorted(numbers["value"]))
+    assert {line.get_marker() for line in points if line.get_markerfacecolor() == "white"} == {"s"}
+    bands = [patch for axes in figure.axes for patch in axes.patches if patch.get_gid() == "floor"]
+    assert [(band.get_x(), band.get_x() + band.get_width()) for band in bands] == [pytest.approx((0.012, 0.018))] * 2
+    left = [label.get_text().replace(" ", "_") for label in figure.axes[0].get_yticklabels()]
+    hard = numbers[(numbers["method"] == "hard") & (numbers["split"] == "unseen_params")].set_index("family")["value"]
+    assert left == hard.sort_values().index.tolist()
+
+
+def test_fig5_rejects_by_benjamini_and_hochberg_within_a_split():
+    scores = with_tests(synthetic.scores(methods=["soft"]), {"soft": 0.9})
+    doubtful = scores["item"].isin(["poisson(lambda=1.0)", "poisson(lambda=4.0)", "gaussian(mu=3.5,sigma=3.0)"])
+    # Of 18 tests two at 0.004 are rejected, as 0.004 <= 2 * 0.05 / 18; of 24 one is not.
+    scores.loc[doubtful & (scores["metric"] == "p_fit"), "value"] = 0.004
+    _, numbers = figures.load("fig5").draw(figures.Sources(scores=scores))
+    rejected = numbers[numbers["rejected"] > 0]
+    assert rejected[["family", "rejected"]].to_numpy().tolist() == [["poisson", pytest.approx(2 / 3)]]
+
+
+def test_fig5_with_one_split_and_a_method_that_lacks_a_family():
+    scores = synthetic.scores()
+    lacking = (scores["method"] == "hard") & scores["item"].str.startswith(("chi(", "maxwell("))
+    scores = scores[~lacking & (scores["split"] != "unseen_params")]
+    figure, numbers = figures.load("fig5").draw(figures.Sources(scores=scores))
+    assert clashes(figure) == []
+    assert len(figure.axes) == 1 and len(numbers) == 6 * 3 - 2
+    assert {label.get_text() for label in figure.axes[0].get_yticklabels()[-2:]} == {"chi", "maxwell"}
+    with pytest.raises(CftError, match="no draws of the splits"):
+        figures.load("fig5").draw(figures.Sources(scores=scores[scores["metric"] != "pit_w1"]))

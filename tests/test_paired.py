@@ -56,13 +56,6 @@ def test_mcnemar_over_seeds_rejects_true_hypotheses_seldom():
     assert rejected <= 50 + 2 * np.sqrt(1000 * 0.05 * 0.95)
 
 
-def test_holm_by_hand():
-    adjusted = paired.holm([0.01, np.nan, 0.04, 0.03, 0.5])
-    assert adjusted == pytest.approx([0.04, np.nan, 0.09, 0.09, 0.5], nan_ok=True)
-    assert paired.holm([0.4, 0.9]).tolist() == pytest.approx([0.8, 0.9])
-    assert len(paired.holm([])) == 0
-
-
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_interval_of_a_paired_difference_covers_the_truth(seeds):
     """Where several seeds differ by chance only, resampling items and seeds is rather too wide than too narrow."""

@@ -184,6 +184,20 @@ def test_scale_of_a_constant_is_zero():
     assert stats.target_scale(registry()["bernoulli"], frozen("bernoulli", p=0.0), QUANTILES) == 0
 
 
+@pytest.mark.parametrize(
+    ("family", "parameters", "expected"),
+    [
+        ("gaussian", {"mu": 3.5, "sigma": 3.0}, 2 * 0.6744898 * 3),
+        ("cauchy", {"x0": 3.5, "gamma": 3.0}, 6),
+        ("exponential", {"lambda": 7.0}, math.log(3) / 7),
+        ("bernoulli", {"p": 0.5}, 1),
+        ("bernoulli", {"p": 0.1}, 0),
+    ],
+)
+def test_interquartile_range_is_the_closed_form(family, parameters, expected):
+    assert stats.target_iqr(frozen(family, **parameters)) == pytest.approx(expected)
+
+
 def test_wilson_by_hand():
     # n = 10, 0 successes: the upper end is z²/(n + z²).
     z2 = scipy.stats.norm.ppf(0.975) ** 2

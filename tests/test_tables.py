@@ -41,6 +41,45 @@ def test_table1_is_the_mean_or_median_of_family_means(scores, table1, split):
     assert row["prompts"] == {"unseen_params": 24, "unseen_families": 18}[split]
 
 
+def test_table1_excess_is_over_each_familys_floor():
+    scores = synthetic.scores()
+    floor = scores["metric"] == "w1_over_scale_floor"
+    scores.loc[floor, "value"] = np.random.default_rng(5).random(floor.sum()) / 10
+    row = tables.load("table1").make(scores).query("method == 'hard' and split == 'unseen_families'").iloc[0]
+    both = [by_hand(scores, "SmolLM2-135M", "hard", "unseen_families", f"w1_over_scale{end}") for end in ("", "_floor")]
+    excess = [both[0][family] - both[1][family] for family in both[0]]
+    assert row["w1_over_scale_excess"] == pytest.approx(np.median(excess))
+    assert row["w1_over_scale_excess_low"] <= row["w1_over_scale_excess"] <= row["w1_over_scale_excess_high"]
+    assert row["pit_w1_excess"] == pytest.approx(row["pit_w1"] - row["pit_w1_floor"])
+    assert not any(column.startswith("trie_kl_nats_excess") for column in row.index)
+
+
+def test_table1_bounds_by_the_law(scores, table1):
+    row = table1.query("model == 'Qwen3-1.7B' and method == 'soft' and split == 'unseen_params'").iloc[0]
+    pit = np.mean(list(by_hand(scores, "Qwen3-1.7B", "soft", "unseen_params", "pit_w1").values()))
+    ends = row[["law_pit_w1_low", "law_pit_w1", "law_pit_w1_high"]].tolist()
+    assert ends == pytest.approx([0.9 * pit, 0.975 * pit, 1.05 * pit])
+    without = tables.load("table1").make(scores[~scores["metric"].str.startswith("law_")])
+    assert without["law_pit_w1"].isna().all() and len(without) == len(table1)
+
+
+def test_table1_tests_of_fit_by_holm_within_a_row(scores, table1):
+    shown = ["share_passing", "perfect_share_passing", "p_of_the_worst_prompt"]
+    assert table1[shown].isna().all(axis=None)  # these scores have no tests
+    mine = scores[(scores["metric"] == "pit_w1") & (scores["method"] == "soft")].assign(metric="p_fit", value=0.5)
+    first = (mine["split"] == "unseen_params") & (mine["model"] == "Qwen3-0.6B") & (mine["seed"] == 0)
+    mine.loc[mine.index[first][:3], "value"] = [1e-300, 0.001, 0.0011]  # of 48: rejected below 0.05/48, then 0.05/47
+    frame = tables.load("table1").make(pd.concat([scores, mine])).set_index(["model", "method", "split"])
+    row = frame.loc[("Qwen3-0.6B", "soft", "unseen_params")]
+    assert row["share_passing"] == pytest.approx(46 / 48, abs=1e-4)
+    assert row["p_of_the_worst_prompt"] == 0
+    assert 0.998 < row["perfect_share_passing"] < 1
+    other = frame.loc[("Qwen3-0.6B", "soft", "unseen_families")]
+    assert other[["share_passing", "p_of_the_worst_prompt"]].tolist() == [1, 1]
+    assert frame.loc[("Qwen3-0.6B", "base", "unseen_params"), shown].isna().all()
+    assert max(map(len, tables.readable(frame.reset_index())["p of the worst prompt"])) <= 6
+
+
 def test_rows_keep_the_order_of_first_appearance(table1):
     assert list(table1["model"].unique()) == synthetic.MODELS[:2]
     assert list(table1["method"].unique()) == synthetic.METHODS

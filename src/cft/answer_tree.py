@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from cft.numbers import COMPLETE, EXPONENT, THINKING, Place, TokenGrammar, interval, read_number
+from cft.numbers import THINKING, Place, TokenGrammar, interval, read_number
 from cft.prefix import Prefixes
 
 PLAIN, DOOMED, LOOSE = range(3)
@@ -44,7 +44,6 @@ class AnswerTree:
     negligible      tokens of less mass get no leaf of their own
     atoms           value and mass of every valid text
     sealed          loose mass that is never expanded: thinking, and tokens of negligible mass
-    strayed         mass of begun numbers that went astray: text after them, an exponent, an invalid number
     """
 
     grammar: TokenGrammar
@@ -60,7 +59,6 @@ class AnswerTree:
     atoms: list[tuple[float, float]] = field(default_factory=list)
     invalid: float = 0.0
     sealed: float = 0.0
-    strayed: float = 0.0
     forward_tokens: int = 0
 
     def __post_init__(self) -> None:
@@ -82,7 +80,7 @@ class AnswerTree:
 
         Their tokens are computed anew from the prompt's cache, so that no other cache is kept.
         """
-        nodes = [self._node(leaf) for leaf in self._take(count)]
+        nodes = [self.node(leaf) for leaf in self._take(count)]
         if not nodes:
             return False
         lengths = torch.tensor([len(node.tokens) for node in nodes])
@@ -106,27 +104,33 @@ class AnswerTree:
         chosen, self.leaves = self.leaves[order], np.delete(self.leaves, order)
         return chosen
 
-    def _node(self, leaf: Any) -> Node:
-        above = self.nodes[leaf["node"]]
+    def node(self, leaf: Any) -> Node:
+        return self.child(self.nodes[leaf["node"]], int(leaf["move"]), float(leaf["mass"]))
+
+    def child(self, above: Node, move: int, mass: float) -> Node:
+        """The node after one more token, `move` of the grammar."""
         alive, places = self.grammar.moves(above.place)
-        index = alive[leaf["move"]]
+        index = alive[move]
         said = above.said + (self.grammar.pieces[index] or b"")
-        return Node([*above.tokens, int(self.grammar.tokens[index])], said, places[leaf["move"]], float(leaf["mass"]))
+        return Node([*above.tokens, int(self.grammar.tokens[index])], said, places[move], mass)
+
+    def law(self, logits: torch.Tensor) -> np.ndarray:
+        """[rows, tokens + 1] the probabilities of the grammar's tokens, and last that the text ends."""
+        law = (logits.double() / self.temperature).softmax(-1)
+        ends = torch.tensor(self.ends, device=law.device)
+        tokens = torch.from_numpy(self.grammar.tokens).to(law.device)
+        further = law[:, tokens].masked_fill(torch.isin(tokens, ends), 0)
+        return torch.cat([further, law[:, ends].sum(-1, keepdim=True)], dim=1).cpu().numpy()
 
     def _expand(self, nodes: list[Node], logits: torch.Tensor) -> None:
         """Resolve what one more token resolves, and add leaves for the rest; `logits` [nodes, vocabulary]."""
-        law = (logits.double() / self.temperature).softmax(-1)
-        tokens = torch.from_numpy(self.grammar.tokens).to(law.device)
-        further = law[:, tokens].cpu().numpy()
-        further[:, np.isin(self.grammar.tokens, self.ends)] = 0
-        ending = law[:, self.ends].sum(-1).cpu().numpy()
-        leaves = [self._branch(*row) for row in zip(nodes, further, ending, strict=True)]
+        leaves = [self._branch(*row) for row in zip(nodes, self.law(logits), strict=True)]
         self.leaves = np.concatenate([self.leaves, *leaves])
 
-    def _branch(self, node: Node, further: np.ndarray, ending: float) -> np.ndarray:
+    def _branch(self, node: Node, law: np.ndarray) -> np.ndarray:
         self.nodes.append(node)
         alive, places = self.grammar.moves(node.place)
-        mass, begun = node.mass * further[alive], node.place[0] in COMPLETE
+        mass, ending = node.mass * law[alive], float(law[-1])
         spoiled = max(0.0, node.mass * (1 - ending) - float(mass.sum()))
         self._judge(node.said, node.mass * ending)
         self.invalid += 0.0 if self.thinking else spoiled
@@ -135,7 +139,6 @@ class AnswerTree:
         if len(node.tokens) + 1 == self.max_new_tokens:
             for text, each in zip(said, mass.tolist(), strict=True):
                 self._judge(text, each)
-            self.strayed += spoiled if begun else 0.0
             return np.empty(0, LEAF)
         kept = np.flatnonzero((mass > self.negligible) & np.array([state != THINKING for state, _ in places], bool))
         self.sealed += float(np.delete(mass, kept).sum())
@@ -144,10 +147,6 @@ class AnswerTree:
         for row, move in enumerate(kept):
             leaves["kind"][row], leaves["low"][row], leaves["high"][row] = self._classify(said[move], places[move])
         leaves["weight"] = self._weights(leaves)
-        if begun:
-            powers = np.array([places[move][0] == EXPONENT for move in kept], bool)
-            astray = powers | (leaves["kind"] == DOOMED)
-            self.strayed += spoiled + float(leaves["mass"][astray].sum())
         return leaves
 
     def _judge(self, said: bytes, mass: float) -> None:

@@ -28,6 +28,8 @@ class StructuredBenchmark(SamplingSettings):
     prompts: Literal["selected", "all"] = "selected"
     decimals: int = Field(default=5, ge=0, le=12, description="of the target lattice behind the trie KL")
     max_bins: int = Field(default=1001, ge=2)
+    gap: float = Field(default=0.005, gt=0, description="where bounds on the law stop; see bounds.py")
+    nodes: int = Field(default=4000, ge=1, description="where they stop at the latest: texts that were continued")
 
 
 class OpenEndedBenchmark(SamplingSettings):

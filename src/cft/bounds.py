@@ -5,10 +5,10 @@ is left open (answer_tree.py), and what is left bounds the law from both sides.
 
 How sure the bounds are. Digits can still go astray: text after them makes the answer invalid, an exponent moves it
 anywhere. So the beginning of a number never proves that the answer is valid; only its end does. `stray` is the share
-of such mass (plain, and likewise doomed, in the tree) that may go astray. At 1 nothing is assumed: the bounds are
+of such mass (plain and doomed in the tree, together) that may go astray. At 1 nothing is assumed: the bounds are
 certain, and a larger budget never widens them, but they stay wide while much mass is unresolved, as with many decimals.
-Below 1 they hold if no more than that share goes astray; `Bounds.stray_rate` is how much of it did where the tree was
-expanded.
+Below 1 they hold if no more than that share goes astray. It can be measured: `probes` of the unresolved leaves are
+followed to their ends (astray.py), and `stray` is what they find, three standard errors added.
 Always assumed, unless `thinking`: no closing thinking tag follows a text that is no number (see numbers.py).
 
 Distances count validity inside, as stats.pit_w1 does: with G(x) = P(valid, value <= x), v = P(valid) and the target F,
@@ -35,6 +35,7 @@ from scipy import stats
 
 from cft import CftError
 from cft.answer_tree import DOOMED, LOOSE, PLAIN, AnswerTree
+from cft.astray import stray_share
 from cft.envelope import Deviation, Range, cumulative, deviation
 from cft.numbers import token_grammar
 from cft.prefix import Prefixes
@@ -52,8 +53,7 @@ class Bounds:
     doomed            mass of begun numbers that would be invalid
     loose             mass of which nothing is known
     invalid           mass known to be invalid
-    stray             the share of plain mass, and of doomed mass, that may go astray
-    strayed           the mass of begun numbers that was seen to
+    stray             the share of plain and doomed mass, together, that may go astray
     gap               mass left open, plain mass by its interval's share of the target: pit_w1 is known to within three
                       times this, at stray 0 and 1 to within this
     nodes             beginnings whose next token was computed
@@ -69,7 +69,6 @@ class Bounds:
     loose: float
     invalid: float
     stray: float
-    strayed: float
     gap: float
     nodes: int
     forward_tokens: int
@@ -79,17 +78,16 @@ class Bounds:
         return float(self.mass.sum()) + self.doomed + self.loose
 
     @property
-    def stray_rate(self) -> float:
-        """The share of begun numbers that went astray among those whose fate is known; NaN if there is none."""
-        known = self.strayed + float(self.masses.sum())
-        return self.strayed / known if known > 0 else float("nan")
+    def astray(self) -> float:
+        """The mass that may go astray."""
+        return self.stray * (float(self.mass.sum()) + self.doomed)
 
     @property
     def valid(self) -> Range:
         """The probability of a valid answer."""
         resolved, plain = float(self.masses.sum()), float(self.mass.sum())
-        low = resolved + (1 - self.stray) * plain
-        return Range(low, min(1.0, resolved + plain + self.loose + self.stray * self.doomed))
+        low = resolved + max(0.0, plain - self.astray)
+        return Range(low, min(1.0, resolved + plain + self.loose + min(self.astray, self.doomed)))
 
     def cdf(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[n] lower and [n] upper bound of P(value <= point | valid) at `points` [n].
@@ -102,8 +100,8 @@ class Bounds:
         surely_below = cumulative(self.high, self.mass, points)
         surely_above = cumulative(-self.low, self.mass, -np.nextafter(points, np.inf))
         between = np.maximum(0, self.mass.sum() - surely_below - surely_above)
-        stray = self.stray * self.mass.sum()
-        free = between + self.loose + self.stray * self.doomed
+        stray = self.astray
+        free = between + self.loose + min(stray, self.doomed)
         least = below + np.maximum(0, surely_below - stray)
         rest = above + surely_above + free + np.minimum(stray, surely_below)
         most = below + surely_below + free + np.minimum(stray, surely_above)
@@ -128,7 +126,7 @@ class Bounds:
 
     def _distance(self, cost: float, resolved: Range, plain: Range) -> Range:
         valid = float(self.masses.sum())
-        stray = self.stray * (float(self.mass.sum()) + self.doomed)
+        stray = self.astray
         worst = resolved.high + cost * (1 - valid)
         invalid = cost * (1 - valid - float(self.mass.sum()))
         low = max(worst - 2 * cost * self.unresolved, plain.low + invalid - 2 * cost * (stray + self.loose))
@@ -169,7 +167,7 @@ class Bounds:
         common, at_one, at_most = (
             float(np.minimum(target.probabilities, q).sum()) for q in (law, inside, law + touching.cumsum()[:-1])
         )
-        stray = self.stray * (float(self.mass.sum()) + self.doomed)
+        stray = self.astray
         astride = float(self.mass[first < last].sum())
         most = min(common + self.unresolved, min(at_most, at_one + astride) + stray + self.loose, 1 - self.invalid)
         return Range(max(0.0, 1 - most), 1 - max(common, at_one - stray))
@@ -190,6 +188,8 @@ def bound_law(
     nodes: int = 4000,
     max_new_tokens: int = 32,
     stray: float = 1.0,
+    probes: int = 0,
+    seed: int = 0,
     temperature: float = 1.0,
     thinking: bool = False,
 ) -> Bounds:
@@ -200,6 +200,7 @@ def bound_law(
     gap, nodes        where to stop: at this Bounds.gap, or after so many beginnings
     max_new_tokens    where an answer is cut, and judged as it stands
     stray, thinking   what is assumed, see above
+    probes, seed      how many leaves say what `stray` is in the end; before, it is what the expansion assumes
     temperature       divides the logits
     Raises CftError when a setting is out of range, or the tokenizer's texts cannot be read token by token.
     """
@@ -213,10 +214,13 @@ def bound_law(
     more = True
     while more and tree.gap > gap and len(tree.nodes) < nodes:
         more = tree.grow(start, min(rows, nodes - len(tree.nodes)))
-    return _bounds(tree)
+    if probes:
+        share, error = stray_share(tree, start, probes, rows, np.random.default_rng(seed))
+        stray = min(1.0, share + 3 * error)
+    return _bounds(tree, stray)
 
 
-def _bounds(tree: AnswerTree) -> Bounds:
+def _bounds(tree: AnswerTree, stray: float) -> Bounds:
     kind, mass = tree.leaves["kind"], tree.leaves["mass"]
     plain = tree.leaves[kind == PLAIN]
     values, masses = np.array(tree.atoms, dtype=float).reshape(-1, 2).T
@@ -229,8 +233,7 @@ def _bounds(tree: AnswerTree) -> Bounds:
         doomed=float(mass[kind == DOOMED].sum()),
         loose=float(mass[kind == LOOSE].sum()) + tree.sealed,
         invalid=tree.invalid,
-        stray=tree.stray,
-        strayed=tree.strayed,
+        stray=stray,
         gap=tree.gap,
         nodes=len(tree.nodes),
         forward_tokens=tree.forward_tokens,

@@ -153,7 +153,8 @@ def _axis(axis: dict[str, Any]) -> list[float]:
     if axis.get("spacing") != "log":
         return np.linspace(first, last, axis["points"]).tolist()
     # NumPy's powers differ in the last digit between processors, and prompts show every digit.
-    logarithms = np.linspace(*(float(Decimal(end).log10()) for end in (first, last)), axis["points"])
+    ends = [float(Decimal(end).log10()) for end in (first, last)]
+    logarithms = np.linspace(ends[0], ends[1], axis["points"])
     return [first, *(float(10 ** Decimal(value)) for value in logarithms.tolist()[1:-1]), last][: axis["points"]]
 
 

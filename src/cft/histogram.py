@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cft.benchmarks.structured import read_number
 from cft.distributions import Family
+from cft.numbers import read_number
 from cft.stats import quantiles_of
 from cft.target import LARGEST_TICK
 from cft.text import strip_thinking

@@ -1,7 +1,8 @@
 """A model's own law, computed and not drawn.
 
 Structured prompts: the exact expectation, over a target's whole trie, of the soft loss and of the sequence KL
-(paper section 7, item 4). Open-ended prompts: the law of the first token.
+(paper section 7, item 4), and bounds on the distances that draws estimate. Open-ended prompts: the law of the first
+token.
 """
 
 import math
@@ -18,6 +19,7 @@ from cft import chat
 from cft.batches import FLOOR
 from cft.benchmark_settings import OpenEndedBenchmark, StructuredBenchmark
 from cft.benchmarks.open_ended import THRESHOLDS, support_size
+from cft.bounded import bounded
 from cft.distributions import Registry
 from cft.models import load_for_evaluation, load_tokenizer, settings_of
 from cft.prefix import Prefixes
@@ -181,6 +183,7 @@ def write_law(
                 target = for_prompt(registry, prompt_id, settings.decimals, settings.max_bins)
                 rows = rows_within(cache_tokens, prompt)
                 record = _on_target(start, tokenizer, end, target, rows, temperature)
+                record |= bounded(start, tokenizer, end, prompt_id, target, registry, settings, rows, temperature)
             else:
                 record = _first_token(start, temperature)
             records.append({**identity, "prompt_id": prompt_id, **record})

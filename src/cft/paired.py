@@ -175,13 +175,3 @@ def mcnemar(tuned: pd.DataFrame, base: pd.DataFrame) -> float:
         return float("nan")
     middle = (len(found) + 1) // 2
     return min(1.0, sorted(found)[middle - 1] * len(found) / middle)
-
-
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """P-values adjusted for their number (Holm 1979); NaN are no tests and stay."""
-    adjusted = np.array(p_values, float)
-    tests = np.flatnonzero(~np.isnan(adjusted))
-    order = tests[np.argsort(adjusted[tests], kind="stable")]
-    scaled = adjusted[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(scaled))
-    return adjusted

@@ -50,14 +50,14 @@ def quantiles_of(frozen: Any, levels: np.ndarray) -> np.ndarray:
     """
     if not isinstance(frozen.dist, stats.rv_discrete):
         return frozen.ppf(levels)
-    integers = _integers(frozen)
+    integers = integers_of(frozen)
     # A level that equals F(x) up to rounding belongs to x.
     places = np.searchsorted(frozen.cdf(integers), levels - 1e-13)
     return integers[np.minimum(places, len(integers) - 1)]
 
 
-def _integers(frozen: Any) -> np.ndarray:
-    """The integers of a discrete law but for a mass of 1e-12 in each tail."""
+def integers_of(frozen: Any) -> np.ndarray:
+    """[integers] where a discrete law lies, but for a mass of 1e-12 in each tail."""
     bottom, top = frozen.support()
     reach = 10 * frozen.std() + 1
     while True:
@@ -116,6 +116,12 @@ def target_scale(family: Family, frozen: Any, quantiles: tuple[float, float]) ->
     mass = np.diff(np.append(frozen.cdf(integers[:-1]), 1.0), prepend=0.0)
     mean = mass @ integers
     return float(np.sqrt(mass @ (integers - mean) ** 2))
+
+
+def target_iqr(frozen: Any) -> float:
+    """Interquartile range of the target, in its units; 0 where one value has half of the mass."""
+    low, high = quantiles_of(frozen, np.array([0.25, 0.75]))
+    return float(high - low)
 
 
 @lru_cache(maxsize=8)

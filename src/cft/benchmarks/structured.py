@@ -1,43 +1,54 @@
 """Structured sampling: one random number from a stated distribution (paper section 5.1).
 
 Data    the 42 selected prompts of the two held-out splits, or all 683 of their grids
-Metric  per prompt from the draws: validity, moment errors, Wasserstein-1 distances and what a perfect sampler scores on
-        them, tokens per draw; from the law (no draws): probabilities and divergences in nats
+Metric  per prompt from the draws: validity, moment errors, distances and what a perfect sampler scores on them
+        (…_floor its mean, …_floor_high its 95 % quantile), the test of fit p_fit and whether it passes the first 100,
+        300 and 1,000 draws, tokens per draw; from the law (no draws): probabilities and divergences in nats
 Source  arXiv 2605.11845; golden/structured_scores.jsonl for validity, moments and w1_valid_only
 
 Odd cases. A text is one decimal number and nothing else; "inf", "1,000", "1_000" and "0x1F" are malformed, digits of
 other scripts are digits. "16.0" and "3." are integers. A number too large for a float is non_finite. The standard
 deviation of the draws divides by n. w1_valid_only is blind to invalid draws, as the paper's is; pit_w1 counts them.
-w1_over_scale divides by target_scale; the paper's own normaliser is not released. A metric is NaN where it is undefined
-(no valid draw, a target without variance), never 0 or infinite.
+w1_over_scale divides by target_scale; the paper's own normaliser is not released. In ks, tv and p_fit an invalid draw
+counts as much as a draw can (fit.py). A metric is NaN where it is undefined (no valid draw, a target without variance,
+tv of a continuous target, fewer draws than a test is of), never 0 or infinite.
 """
 
 import math
-import re
 import zlib
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rv_discrete
 
-from cft import CftError, stats
+from cft import CftError, fit, stats
 from cft.assets import Assets
 from cft.benchmark_settings import StructuredBenchmark
 from cft.benchmarks import jsonable, texts_by, tidy
 from cft.distributions import Family, Registry
-from cft.text import strip_thinking
+from cft.numbers import read_number
 
 METRICS = (
-    "n", "valid_rate", "support_violation_rate", "mean_error", "variance_error", "w1_valid_only", "w1_floor",
-    "w1_over_scale", "w1_over_scale_floor", "pit_w1", "pit_w1_floor",
+    "n", "valid_rate", "support_violation_rate", "mean_error", "variance_error",
+    "w1_valid_only", "w1_floor", "w1_floor_high",
+    "w1_over_scale", "w1_over_scale_floor", "w1_over_scale_floor_high",
+    "w1_over_iqr", "w1_over_iqr_floor", "w1_over_iqr_floor_high",
+    "pit_w1", "pit_w1_floor", "pit_w1_floor_high",
+    "ks", "ks_floor", "ks_floor_high", "ks_upper",
+    "tv", "tv_floor", "tv_floor_high",
+    "p_fit", "not_rejected_at_100", "not_rejected_at_300", "not_rejected_at_1000",
 )  # fmt: skip
-LAW_METRICS = ("support_probability", "trie_kl", "sequence_kl", "support_nll", "kl_within_support")
+TESTED_AT = (100, 300, 1000)
+_BOUNDED = ("law_valid", "law_ks", "law_pit_w1", "law_w1", "law_tv", "law_pit_w1_certain")
+LAW_METRICS = (
+    "support_probability", "trie_kl", "sequence_kl", "support_nll", "kl_within_support",
+    *(f"{name}_{side}" for name in _BOUNDED for side in ("low", "high")),
+    "law_stray", "law_unresolved", "law_gap", "law_nodes",
+)  # fmt: skip
 SUPPORT_ERRORS = ("non_finite", "below_support", "above_support", "non_integer")
 ELSEWHERE = "elsewhere"
-
-# A digit string matches in one way only, so that a long malformed text costs linear time.
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
 def prompts(settings: StructuredBenchmark, registry: Registry, assets: Assets) -> pd.DataFrame:
@@ -55,29 +66,6 @@ def family_of(prompt_id: str) -> str:
     return prompt_id.partition("(")[0]
 
 
-def read_number(text: str, support: tuple[float, float], discrete: bool) -> tuple[float, str | None]:
-    """The number that a text states and its error code, None when it is a valid draw.
-
-    support    the least and the greatest value of the target, in its units
-    Returns NaN with `empty` or `malformed` when the text is not a number.
-    """
-    answer = strip_thinking(text)
-    if not _NUMBER.fullmatch(answer):
-        return math.nan, "malformed" if answer else "empty"
-    value = float(answer)
-    lower, upper = support
-    # SciPy computes some bounds (loc + scale): a draw on the bound is inside whatever the rounding.
-    if not math.isfinite(value):
-        return value, "non_finite"
-    if value < lower and not math.isclose(value, lower, rel_tol=1e-12, abs_tol=1e-12):
-        return value, "below_support"
-    if value > upper and not math.isclose(value, upper, rel_tol=1e-12, abs_tol=1e-12):
-        return value, "above_support"
-    if discrete and abs(value - round(value)) > 1e-9:
-        return value, "non_integer"
-    return value, None
-
-
 def measure(
     texts: list[str], family: Family, parameters: dict[str, float], quantiles: tuple[float, float]
 ) -> tuple[dict[str, float], Counter[str]]:
@@ -89,28 +77,62 @@ def measure(
     frozen = family.frozen(parameters)
     support = frozen.support()
     numbers = [read_number(text, support, family.discrete) for text in texts]
-    values = np.array([value for value, code in numbers if code is None])
+    valid = np.array([code is None for _, code in numbers], dtype=bool)
+    every = np.array([value for value, _ in numbers], dtype=float)
     errors = Counter(code for _, code in numbers if code is not None)
-    n, scale = len(texts), stats.target_scale(family, frozen, quantiles)
     mean, variance = (float(moment) for moment in frozen.stats("mv"))
-    w1, floor = stats.w1_quantile(values, frozen), stats.w1_floor(frozen, n).mean
-    # The randomised transform of a discrete target: one stream per prompt, the same in every run.
-    seed = [stats.SEED, zlib.crc32(family.identifier(parameters).encode())]
-    generator = np.random.default_rng(seed) if family.discrete else None
     found = {
-        "n": n,
-        "valid_rate": len(values) / n,
-        "support_violation_rate": sum(errors[code] for code in SUPPORT_ERRORS) / n,
-        "mean_error": _error(values, np.mean, mean),
-        "variance_error": _error(values, np.var, variance),
-        "w1_valid_only": w1,
-        "w1_floor": floor,
-        "w1_over_scale": w1 / scale if scale else math.nan,
-        "w1_over_scale_floor": floor / scale if scale else math.nan,
-        "pit_w1": stats.pit_w1(values, frozen, n - len(values), generator),
-        "pit_w1_floor": stats.pit_floor(n).mean,
+        "n": len(texts),
+        "valid_rate": float(valid.mean()),
+        "support_violation_rate": sum(errors[code] for code in SUPPORT_ERRORS) / len(texts),
+        "mean_error": _error(every[valid], np.mean, mean),
+        "variance_error": _error(every[valid], np.var, variance),
     }
-    return found, errors
+    # What is randomised (stats.pit) has one stream per prompt, the same in every run.
+    seed = [stats.SEED, zlib.crc32(family.identifier(parameters).encode())]
+    scale = stats.target_scale(family, frozen, quantiles)
+    found |= _distances(every[valid], len(texts) - int(valid.sum()), frozen, scale, seed)
+    decimals = fit.printed_decimals(text for text, good in zip(texts, valid, strict=True) if good)
+    return found | _tests(every, valid, frozen, decimals, seed), errors
+
+
+def _distances(values: np.ndarray, invalid: int, frozen: Any, scale: float, seed: list[int]) -> dict[str, float]:
+    n, discrete = len(values) + invalid, isinstance(frozen.dist, rv_discrete)
+    one, other = (np.random.default_rng(seed) if discrete else None for _ in range(2))
+    w1, floor = stats.w1_quantile(values, frozen), stats.w1_floor(frozen, n)
+    ks = fit.ks(values, frozen, invalid, one)
+    variation = fit.total_variation(values, frozen, invalid) if discrete else math.nan
+    measured = {
+        "w1": (w1, floor),
+        "w1_over_scale": _in_units(w1, floor, scale),
+        "w1_over_iqr": _in_units(w1, floor, stats.target_iqr(frozen)),
+        "pit_w1": (stats.pit_w1(values, frozen, invalid, other), stats.pit_floor(n)),
+        "ks": (ks, fit.ks_floor(n)),
+        "tv": (variation, fit.total_variation_floor(frozen, n) if discrete else stats.NO_FLOOR),
+    }
+    found = {"ks_upper": fit.ks_upper(ks, len(values), invalid)}
+    for name, (value, beside) in measured.items():
+        found |= {name: value, f"{name}_floor": beside.mean, f"{name}_floor_high": beside.high}
+    found["w1_valid_only"] = found.pop("w1")
+    return found
+
+
+def _in_units(w1: float, floor: stats.Floor, unit: float) -> tuple[float, stats.Floor]:
+    if not 0 < unit < math.inf:
+        return math.nan, stats.NO_FLOOR
+    return w1 / unit, stats.Floor(floor.mean / unit, floor.high / unit)
+
+
+def _tests(every: np.ndarray, valid: np.ndarray, frozen: Any, decimals: int, seed: list[int]) -> dict[str, float]:
+    def p_value(count: int) -> float:
+        generator, here = np.random.default_rng(seed), valid[:count]
+        return fit.p_value(every[:count][here], frozen, int((~here).sum()), generator, decimals)
+
+    found = {"p_fit": p_value(len(every))}
+    for count in TESTED_AT:
+        passes = float(p_value(count) > fit.ALPHA) if count <= len(every) else math.nan
+        found[f"not_rejected_at_{count}"] = passes
+    return found
 
 
 def _error(values: np.ndarray, moment: Any, target: float) -> float:
@@ -183,7 +205,8 @@ def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> 
 def summary(draws: pd.DataFrame, registry: Registry) -> dict[str, Any]:
     """METRICS as the mean over a family's prompts, then over families (undefined ones left out), and per prompt.
 
-    n is the total number of draws. Undefined values are None. Key prompts: {prompt_id: METRICS and error_counts}.
+    n is the total number of draws; p_fit the least of the prompts' by Holm's method, share_passing the share of those
+    that it does not reject. Undefined values are None. Key prompts: {prompt_id: METRICS and error_counts}.
     """
     found = _measure_all(draws, registry)
     families: dict[str, list[dict[str, float]]] = {}
@@ -193,8 +216,10 @@ def summary(draws: pd.DataFrame, registry: Registry) -> dict[str, Any]:
         metric: _mean([_mean([metrics[metric] for metrics in members]) for members in families.values()])
         for metric in METRICS
     }
+    p_values = [metrics["p_fit"] for metrics, _ in found.values()]
+    whole |= {"n": len(draws), "p_fit": min(fit.holm(p_values)), "share_passing": fit.share_passing(p_values)}
     each = {prompt_id: {**metrics, "error_counts": dict(errors)} for prompt_id, (metrics, errors) in found.items()}
-    return jsonable({**whole, "n": len(draws), "prompts": each})
+    return jsonable({**whole, "prompts": each})
 
 
 def _mean(values: list[float]) -> float:

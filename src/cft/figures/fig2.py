@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cft.figures import Sources, method_styles, styled
 from cft.summary import SPLITS, in_order, structured, where
+from cft.tables.table1 import law_bounds
 
 ROWS = {
     "w1_over_scale": "normalised W1\n(target's scale)",
@@ -24,8 +25,11 @@ CUT = 30  # an interval that ends so many times above the highest point is cut
 @styled
 def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
     """A row of panels per distance, a column per split; the numbers are the points, intervals and floors."""
-    found = structured(sources.need("scores"))
+    scores = sources.need("scores")
+    found = structured(scores)
     found = pd.concat([where(found, measure=name) for name in ROWS], ignore_index=True)
+    by_law = law_bounds(scores).reset_index().assign(measure="pit_w1")
+    found = found.merge(by_law, "left", ["model", "method", "split", "measure"])
     models, methods = in_order(found["model"]), in_order(found["method"])
     styles = method_styles(methods)
     splits = [split for split in SPLITS if split in set(found["split"])]
@@ -64,7 +68,11 @@ def _panel(axes: Axes, rows: pd.DataFrame, models: list, methods: list, styles: 
             axes.plot(place, 0.03, "x", color=style["color"], transform=axes.get_xaxis_transform(), gid="no-value")
             continue
         axes.plot([place] * 2, [row["low"], row["high"]], color=style["color"], linewidth=0.9, zorder=2)
-        face = "white" if _incomplete(row) else style["color"]
+        known = np.isfinite(row["law_pit_w1"])
+        if known:
+            ends = [row["law_pit_w1_low"], row["law_pit_w1_high"]]
+            axes.plot([place + 0.3 * step] * 2, ends, color=style["color"], linewidth=3, alpha=0.6, gid="law", zorder=2)
+        face = "white" if _incomplete(row) or known else style["color"]
         axes.plot(place, row["value"], marker=style["marker"], color=style["color"], markerfacecolor=face, zorder=3)
     axes.set_xlim(-0.6, len(models) - 0.4)
 
@@ -98,6 +106,8 @@ def _legend(found: pd.DataFrame, methods: list, styles: dict) -> list[Line2D]:
 
 def _notes(found: pd.DataFrame) -> list[str]:
     notes = []
+    if np.isfinite(found["law_pit_w1"].to_numpy(float)).any():
+        notes.append("thick bar, middle row: what the law itself allows, without draws (hollow: by draws)")
     if any(_incomplete(row) and np.isfinite(row["value"]) for _, row in found.iterrows()):
         notes.append("hollow: prompts without a valid draw are left out of this distance")
     if np.isnan(found["value"].to_numpy(float)).any():

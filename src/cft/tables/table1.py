@@ -1,18 +1,47 @@
 """Structured sampling: how faithful each model and method is on the two held-out splits, beside a perfect sampler."""
 
+from typing import Any
+
 import pandas as pd
 
-from cft.summary import STRUCTURED, structured, where
+from cft.benchmarks.structured import family_of
+from cft.summary import STRUCTURED, fits, structured, where
+
+KEYS = ["model", "method", "split"]
 
 
 def make(scores: pd.DataFrame) -> pd.DataFrame:
-    """A row per model, method and split; a column, its interval and where there is one its floor per measure."""
+    """A row per model, method and split.
+
+    Per measure its value and interval and, where it has a floor, the floor and the excess over it; then PIT-scale W1 by
+    the law between its bounds, and the tests of fit (NaN where there is no law, or no draws were tested).
+    """
     found = structured(scores)
-    heads = ["model", "method", "split", "seeds", "prompts", "prompts_without_valid_draw"]
-    table = pd.DataFrame(found[heads]).drop_duplicates(ignore_index=True)
+    table = pd.DataFrame(found[[*KEYS, "seeds", "prompts", "prompts_without_valid_draw"]])
+    table = table.drop_duplicates(ignore_index=True)
     for name, measure in STRUCTURED.items():
         rows = where(found, measure=name).reset_index(drop=True)
-        table[name], table[f"{name}_low"], table[f"{name}_high"] = (rows["value"], rows["low"], rows["high"])
+        table[[name, f"{name}_low", f"{name}_high"]] = rows[["value", "low", "high"]]
         if measure.floor:
             table[f"{name}_floor"] = rows["floor"]
-    return table
+            excess = [f"{name}_excess{end}" for end in ("", "_low", "_high")]
+            table[excess] = rows[["excess", "excess_low", "excess_high"]]
+    # Rounded, because a p-value of 1e-200 is written out.
+    tests = fits(scores).rename(columns={"least_p": "p_of_the_worst_prompt"}).round(4)
+    return table.join(law_bounds(scores), on=KEYS).join(tests, on=KEYS)
+
+
+def law_bounds(scores: pd.DataFrame) -> pd.DataFrame:
+    """PIT-scale W1 without draws: the family means of the two bounds, a row per (model, method, split) that has a law.
+
+    Columns: law_pit_w1, in the middle of law_pit_w1_low and law_pit_w1_high, between which it lies (cft.bounds).
+    """
+    ends = ["law_pit_w1_low", "law_pit_w1_high"]
+    rows: Any = where(scores, benchmark="structured")
+    rows = rows[rows["metric"].isin(ends)].dropna(subset="value")
+    rows = rows.assign(family=rows["item"].map(family_of))
+    keys = [*KEYS, "metric"]
+    families = rows.groupby([*keys, "family"])["value"].mean()
+    found = families.groupby(keys).mean().unstack("metric").reindex(columns=ends)
+    found.insert(0, "law_pit_w1", found.mean(axis=1))
+    return found.rename_axis(columns=None)

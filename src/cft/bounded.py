@@ -1,0 +1,74 @@
+"""What the bounds on a model's law say, as columns of law.parquet."""
+
+from dataclasses import replace
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from cft.benchmark_settings import StructuredBenchmark
+from cft.bounds import bound_law
+from cft.distributions import Registry
+from cft.prefix import Prefixes
+from cft.stats import quantiles_of
+from cft.target import Target, clip_range
+
+PROBES = 128  # leaves that say how much of what is unresolved goes astray
+CURVE = 99  # points of the distribution function that are kept
+
+
+def bounded(
+    start: Prefixes,
+    tokenizer: Any,
+    end: int,
+    prompt_id: str,
+    target: Target,
+    registry: Registry,
+    settings: StructuredBenchmark,
+    rows: int,
+    temperature: float,
+) -> dict[str, Any]:
+    """Columns of one prompt; `start` holds it as its only row, and `rows` beginnings are computed at a time.
+
+    law_valid, law_ks, law_pit_w1, law_w1 (target clipped to the range that it covers, in its units) and law_tv (on the
+    lattice of `target`), each with _low and _high: between these if no more than law_stray of what is unresolved goes
+    astray, a share that is measured. law_pit_w1_certain: whatever happens. points [n], and cdf_low and cdf_high there.
+    """
+    family, parameters = registry.parse(prompt_id)
+    frozen = family.frozen(parameters)
+    found = bound_law(
+        start,
+        tokenizer,
+        [end],
+        frozen,
+        rows,
+        gap=settings.gap,
+        nodes=settings.nodes,
+        max_new_tokens=settings.max_new_tokens,
+        stray=0,
+        probes=PROBES,
+        seed=crc32(prompt_id.encode()),
+        temperature=temperature,
+    )
+    between = clip_range(family, frozen, registry.quantiles)
+    ranges = {
+        "law_valid": found.valid,
+        "law_ks": found.ks(frozen),
+        "law_pit_w1": found.pit_w1(frozen),
+        "law_w1": found.w1(frozen, between),
+        "law_tv": found.total_variation(target),
+        "law_pit_w1_certain": replace(found, stray=1.0).pit_w1(frozen),
+    }
+    points = np.unique(quantiles_of(frozen, np.arange(1, CURVE + 1) / (CURVE + 1)))
+    low, high = found.cdf(points)
+    return {
+        **{f"{name}_{side}": float(value) for name, both in ranges.items() for side, value in both._asdict().items()},
+        "law_stray": found.stray,
+        "law_unresolved": found.unresolved,
+        "law_gap": found.gap,
+        "law_nodes": found.nodes,
+        "law_forward_tokens": found.forward_tokens,
+        "points": points,
+        "cdf_low": low,
+        "cdf_high": high,
+    }

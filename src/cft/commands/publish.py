@@ -1,0 +1,51 @@
+"""Sub-commands around a run: how far it is, and a card for an adapter that others are to use."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cft.commands import Families, app
+
+KnownModels = Families.with_name("paper.yaml")
+Results = Annotated[Path, typer.Option(help="the folder of results, such as results/smoke")]
+Licences = Annotated[Path, typer.Option(help="a configuration file that names the base model's licence")]
+
+
+@app.command("status")
+def print_status(
+    results: Results = Path("results"),
+    configfile: Annotated[
+        Path | None, typer.Option(help="count what is still waiting by this configuration's plan; some 20 seconds more")
+    ] = None,
+) -> None:
+    """Print how far a workflow is: jobs done, running, failed; the logs to look at; the time it took."""
+    from cft.status import lines, status
+
+    planned = []
+    if configfile is not None:
+        from cft.plan import planned_jobs
+
+        print("asking Snakemake for its plan; the paper's takes some 20 seconds", file=sys.stderr)
+        planned = [job.benchmark for job in planned_jobs(configfile, Path.cwd()) if job.benchmark]
+    print("\n".join(lines(status(results, planned), results)))
+
+
+@app.command("card")
+def write_card(
+    adapter: Annotated[Path, typer.Option(help="a folder made by `cft finetune`")],
+    scores: Annotated[Path | None, typer.Option(help="the file of all scores; without it nothing is measured")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="file to write; by default README.md in the adapter's folder")
+    ] = None,
+    configfile: Licences = KnownModels,
+) -> None:
+    """Write the model card of an adapter, for those who will use it, as Markdown that the Hugging Face hub reads."""
+    from cft.card import card
+    from cft.provenance import read_table, replacing
+
+    measured = read_table(scores, ["model", "method", "seed", "benchmark"]) if scores else None
+    text = card(adapter, measured, configfile)
+    with replacing(out or adapter / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
