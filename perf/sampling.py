@@ -34,7 +34,7 @@ MODEL, ADAPTER = Path("results/models/smollm2"), Path("results/adapters/smollm2/
 THREADS, NEW_TOKENS = 2, 32
 
 
-def job_of(model: Path, adapter: Path, engine: str, draws: int, how: str = "auto") -> Job:
+def job_of(model: Path, adapter: Path | None, engine: str, draws: int, how: str = "auto") -> Job:
     prompts = pd.DataFrame(
         [(prompt.prompt_id, prompt.text) for prompt in registry().select(selected=True)],
         columns=["prompt_id", "prompt"],

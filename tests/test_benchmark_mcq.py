@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from cft.assets import Assets
 from cft.benchmark_settings import McqBenchmark
@@ -46,7 +47,9 @@ def test_golden_summary(golden):
     rows, expected = golden_rows(golden)
     found = mcq.summary(pd.DataFrame({"text": [row["text"] for row in rows]}), REGISTRY)
     assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-12)
-    assert set(found) - set(expected) == {"tv_uniform", "tv_uniform_floor"}
+    assert set(found) - set(expected) == {
+        "tv_uniform", "tv_uniform_floor", "tv_uniform_floor_high", "tv_detectable",
+    }  # fmt: skip
 
 
 def test_every_fault_of_a_text_is_listed():
@@ -101,7 +104,21 @@ def test_chi_square_by_hand():
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 0.75), (2, 0.25 * 0.75 + 0.75 * 0.5), (1000, 0.022)])
 def test_floor_of_a_perfect_sampler(n, expected):
-    assert mcq.total_variation_floor(n) == pytest.approx(expected, rel=0.01)
+    assert mcq.total_variation_floor(n).mean == pytest.approx(expected, rel=0.01)
+
+
+def test_a_perfect_sampler_is_seldom_above_the_floors_quantile():
+    counts = np.random.default_rng(3).multinomial(1000, [0.25] * 4, size=4000)
+    above = [mcq.total_variation(row, 1000) > mcq.total_variation_floor(1000).high for row in counts]
+    assert 0.035 < np.mean(above) < 0.065
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_detectable_shift_is_found_in_four_of_five_cases(sign):
+    shift = mcq.detectable_shift(1000)
+    masses = np.array([0.25 + sign * shift, *[0.25 - sign * shift / 3] * 3])
+    counts = np.random.default_rng(4).multinomial(1000, masses, size=4000)
+    assert np.mean(stats.chisquare(counts, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.03)
 
 
 def test_scores_are_one_item():

@@ -10,6 +10,7 @@ import torch
 from cft import CftError, chat
 from cft.batches import FLOOR
 from cft.benchmark_settings import OpenEndedBenchmark, StructuredBenchmark
+from cft.benchmarks import structured
 from cft.law import expected_nll, trie_law, write_law
 from cft.model_settings import ChatSettings
 from cft.models import load_model, load_tokenizer
@@ -118,6 +119,14 @@ def test_files_of_laws(tiny, families, tmp_path):
     np.testing.assert_allclose([row.sum() for row in frame["law"]], frame["support_probability"], rtol=1e-9)
     np.testing.assert_allclose(frame["sequence_kl"], frame["support_nll"] + frame["kl_within_support"])
     assert json.loads((tmp_path / "law.run.json").read_text())["temperature"] == 1
+    for name in structured.BOUNDED:
+        low, high = frame[f"{name}_low"], frame[f"{name}_high"]
+        assert ((low >= 0) & (low <= high)).all()
+    # The strings of the support are some of the valid answers, and a certain bound is no narrower.
+    assert (frame["law_valid_high"] >= frame["support_probability"]).all()
+    assert (frame["law_pit_w1_certain_low"] <= frame["law_pit_w1_low"]).all()
+    assert (frame["law_pit_w1_certain_high"] >= frame["law_pit_w1_high"]).all()
+    assert all((low <= high).all() for low, high in zip(frame["cdf_low"], frame["cdf_high"], strict=True))
     write_law(settings, prompts, families, tiny("llama"), None, {}, 4096, tmp_path / "hot.parquet", temperature=1e6)
     hot = pd.read_parquet(tmp_path / "hot.parquet")
     assert json.loads((tmp_path / "hot.run.json").read_text())["temperature"] == 1e6

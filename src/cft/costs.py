@@ -59,6 +59,7 @@ class Tokens(Part):
 class Law(Part):
     values: PositiveInt
     tokens: PositiveInt
+    bounds: PositiveInt
     levels: PositiveInt
     bytes: PositiveInt
 

@@ -130,7 +130,10 @@ def trie_seconds(job: Job, prompts: int, max_bins: int) -> float:
 def law(job: Job) -> float:
     prompts = prompts_of(job)
     if job.benchmark == "structured":
-        return start(job) + trie_seconds(job, prompts, job.experiment.benchmarks.chosen()["structured"].max_bins)
+        tokens, passes = prompts * job.costs.law.bounds, prompts * 2 * job.costs.law.levels
+        bounds = forward(job, tokens, passes, tokens, tokens * job.costs.tokens.prompt["structured"])
+        max_bins = job.experiment.benchmarks.chosen()["structured"].max_bins
+        return start(job) + trie_seconds(job, prompts, max_bins) + bounds
     return start(job) + forward(job, prompts * job.costs.tokens.prompt["open_ended"], prompts, prompts)
 
 

@@ -41,10 +41,10 @@ METRICS = (
     "p_fit", "not_rejected_at_100", "not_rejected_at_300", "not_rejected_at_1000",
 )  # fmt: skip
 TESTED_AT = (100, 300, 1000)
-_BOUNDED = ("law_valid", "law_ks", "law_pit_w1", "law_w1", "law_tv", "law_pit_w1_certain")
+BOUNDED = ("law_valid", "law_ks", "law_pit_w1", "law_w1", "law_tv", "law_pit_w1_certain")
 LAW_METRICS = (
     "support_probability", "trie_kl", "sequence_kl", "support_nll", "kl_within_support",
-    *(f"{name}_{side}" for name in _BOUNDED for side in ("low", "high")),
+    *(f"{name}_{side}" for name in BOUNDED for side in ("low", "high")),
     "law_stray", "law_unresolved", "law_gap", "law_nodes",
 )  # fmt: skip
 SUPPORT_ERRORS = ("non_finite", "below_support", "above_support", "non_integer")

@@ -17,6 +17,7 @@ OPEN_ENDED = {
 MCQ = {
     "mcq_total_variation": "tv_uniform",
     "mcq_total_variation_floor": "tv_uniform_floor",
+    "mcq_detectable_shift": "tv_detectable",
     "mcq_total_variation_parsed_only": "tv_uniform_parsed_only",
 }
 NOVELTY = ("distinct", "utility")  # their metrics carry the benchmark's version: distinct_v1.0
