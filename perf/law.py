@@ -28,13 +28,10 @@ from cft.prefix import Prefixes
 from cft.target import for_prompt
 
 
-def main(
-    adapted: bool = True,
-    prompts: int = 42,
-    draws: int = 20_000,
-    checked: Annotated[int, typer.Option(min=1)] = 12,
-    batches: int = 4,
-) -> None:
+Checked = Annotated[int, typer.Option(min=1, help="prompts that are drawn from")]
+
+
+def main(adapted: bool = True, prompts: int = 42, draws: int = 20_000, checked: Checked = 12, batches: int = 4) -> None:
     """Write results/perf/law.json."""
     job = job_of(MODEL, ADAPTER if adapted else None, "transformers", draws)
     torch.set_num_threads(THREADS)
