@@ -27,7 +27,6 @@ from cft.numbers import read_number
 from cft.prefix import Prefixes
 from cft.target import for_prompt
 
-
 Checked = Annotated[int, typer.Option(min=1, help="prompts that are drawn from")]
 
 

@@ -12,10 +12,10 @@ from cft.engines import Job
 from cft.engines.transformers import TreeSampler
 from cft.generate import plan, sample
 from cft.journal import Journal
+from cft.lora import add_adapter
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings, VllmSettings
 from cft.models import load_model, load_tokenizer, settings_of
-from cft.train import _with_adapter
 
 PROMPTS = pd.DataFrame({"prompt_id": ["a", "b", "c"], "prompt": ["give a number", "x", "one random city, please"]})
 
@@ -121,7 +121,7 @@ def test_an_adapter_that_changes_nothing_is_an_error(tiny, tmp_path):
         tmp_path / "out.parquet",
         SamplingSettings(draws=1, max_new_tokens=2),
     )
-    _with_adapter(load_model(tiny("llama")), method).save_pretrained(adapter, save_embedding_layers=False)
+    add_adapter(load_model(tiny("llama")), method.lora).save_pretrained(adapter, save_embedding_layers=False)
     with pytest.raises(CftError, match="untrained or not active"):
         draw(tiny("llama"), out, settings, adapter)
     with pytest.raises(CftError, match="trained for another one"):

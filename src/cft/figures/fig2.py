@@ -47,7 +47,8 @@ def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
     for axes in grid[-1]:
         slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(models) > 2 else {}
         axes.set_xticks(range(len(models)), models, **slanted)
-    figure.legend(handles=_legend(found, methods, styles), loc="outside upper center", ncols=len(methods) + 1)
+    columns = min(len(methods) + 1, int(figure.get_figwidth() / 1.3))
+    figure.legend(handles=_legend(found, methods, styles), loc="outside upper center", ncols=columns)
     notes = _notes(found)
     if notes:
         figure.supxlabel("\n".join(notes), fontsize=7, x=0.02, ha="left")
