@@ -85,8 +85,8 @@ def test_fine_tuning_inside_and_outside_gives_the_same_adapter(checkout, environ
     run = json.loads(inside.with_name("run.json").read_text())
     settings = run["command"][run["command"].index("--settings") + 1]
     must(Path(sys.executable).parent / "cft", "finetune", "--model", "results/models/tiny-llama", "--data",
-         "results/data/soft/seed1", "--settings", settings, "--seed", "1", "--micro-batch", "8", "--threads", "1",
-         "--out", outside, cwd=checkout)  # fmt: skip
+         "results/data/soft/seed1", "--settings", settings, "--seed", "1", "--training", '{"micro_batch": 8}',
+         "--threads", "1", "--out", outside, cwd=checkout)  # fmt: skip
     assert inside.read_bytes() == (outside / inside.name).read_bytes()
 
     found = run["container"]
