@@ -1,0 +1,62 @@
+"""The documentation: its commands run or can be planned, its links and paths lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cft import figures, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "config/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BIN = Path(sys.executable).parent
+# What only the tests of images and cluster can run, or needs the outputs of a demo.
+ELSEWHERE = ("cft images", "FILE", "--profile", "--workflow-profile", "--report", "cft sample", "cft card", "cft score")
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of indented blocks and the pieces of code that call snakemake or cft, without comments."""
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^    ((?:snakemake|cft) .*)$", text, re.M)
+    pieces = re.findall(r"`((?:snakemake|cft) [^`]*)`", text.replace("\n", " "))
+    return [re.split(r"\s+#", line)[0].strip() for line in (*blocks, *pieces)]
+
+
+ALL = sorted({line for page in PAGES for line in commands(page) if "…" not in line})
+HERE = {line.removesuffix(" -n") for line in ALL if not any(part in line for part in ELSEWHERE)}
+
+
+def test_commands_were_found():
+    assert sum(line.startswith("cft") for line in ALL) > 6 and sum(line.startswith("snakemake") for line in ALL) > 6
+
+
+@pytest.mark.parametrize("line", [line for line in ALL if line.startswith("cft")])
+def test_options_of_cft_exist(line):
+    words = shlex.split(line)
+    name = [words[1]] if words[1] != "images" else words[1:3]
+    done = subprocess.run([BIN / "cft", *name, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for option in (word for word in words if word.startswith("--")):
+        assert re.search(rf"{option}\b", done.stdout), option
+
+
+@pytest.mark.parametrize("line", sorted(HERE))
+def test_commands_run(line):
+    words = shlex.split(line) + (["-n"] if line.startswith("snakemake") else [])
+    done = subprocess.run([BIN / words[0], *words[1:]], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_lead_somewhere(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (page.parent / link).exists(), link
+    for path in re.findall(r"`((?:src|config|docs|tests|perf|workflow)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+    for kind, package in (("figures", figures), ("tables", tables)):
+        for name in re.findall(rf"results/{kind}/(\w+)\.", text):
+            assert package.load(name)
