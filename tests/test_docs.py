@@ -14,7 +14,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "config/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
 # What only the tests of images and cluster can run, or needs the outputs of a demo.
-ELSEWHERE = ("cft images", "FILE", "--profile", "--workflow-profile", "--report", "cft sample", "cft card", "cft score")
+ELSEWHERE = (
+    "cft images",
+    "cft status",
+    "FILE",
+    "--profile",
+    "--workflow-profile",
+    "--report",
+    "cft sample",
+    "cft card",
+    "cft score",
+)
 
 
 def commands(page: Path) -> list[str]:
