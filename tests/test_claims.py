@@ -11,7 +11,7 @@ from cft import claims
 from cft.stats import Interval
 from cft.verdict import ABOVE_1, BELOW_0, criterion, verdict
 
-COLUMNS = ["claim", "source", "measure", "estimate", "low", "high", "criterion", "verdict"]
+COLUMNS = ["claim", "verdict", "measure", "estimate", "low", "high", "criterion", "source"]
 MODELS = ["Qwen3-0.6B", "Qwen3-14B", "Llama-3.2-1B-Instruct", "Gemma-3-27B-it"]
 
 

@@ -53,16 +53,16 @@ TASKS = {"mmlu": ABOVE_0, "hellaswag": ABOVE_0, "winogrande": ABOVE_0, "gsm8k_st
 
 
 def claims(scores: pd.DataFrame) -> pd.DataFrame:
-    """A row per claim: claim, source, measure, estimate, low, high, criterion, verdict."""
+    """A row per claim: claim, verdict, measure, estimate, low, high, criterion, source."""
     models = in_order(scores["model"])
     groups = (_fidelity, _hard_and_soft, _support, _nouns, _positions, _novelty, _retention, _perplexity)
     rows = []
     for claim in (claim for group in groups for claim in group(scores, models)):
         estimate, low, high = claim.found or UNKNOWN
         rows.append(
-            {"claim": claim.claim, "source": SOURCE, "measure": claim.measure}
+            {"claim": claim.claim, "verdict": verdict(claim.found, claim.region), "measure": claim.measure}
             | {"estimate": estimate, "low": low, "high": high}
-            | {"criterion": criterion(claim.region), "verdict": verdict(claim.found, claim.region)}
+            | {"criterion": criterion(claim.region), "source": SOURCE}
         )
     return pd.DataFrame(rows)
 
