@@ -80,6 +80,15 @@ def test_table1_tests_of_fit_by_holm_within_a_row(scores, table1):
     assert max(map(len, tables.readable(frame.reset_index())["p of the worst prompt"])) <= 6
 
 
+def test_table1_tests_of_the_first_draws(scores):
+    mine = scores[(scores["metric"] == "pit_w1") & (scores["method"] == "soft")].assign(metric="not_rejected_at_100")
+    mine["value"] = (np.arange(len(mine)) % 4 == 0).astype(float)
+    frame = tables.load("table1").make(pd.concat([scores, mine])).set_index(["model", "method", "split"])
+    wanted = mine.groupby(["model", "method", "split"])["value"].mean()
+    assert frame.loc[wanted.index, "not_rejected_at_100"].tolist() == pytest.approx(wanted.tolist())
+    assert frame["not_rejected_at_1000"].isna().all() and frame.xs("base", level=1)["not_rejected_at_100"].isna().all()
+
+
 def test_rows_keep_the_order_of_first_appearance(table1):
     assert list(table1["model"].unique()) == synthetic.MODELS[:2]
     assert list(table1["method"].unique()) == synthetic.METHODS

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from cft.benchmarks.structured import family_of
+from cft.benchmarks.structured import TESTED_AT, family_of
 from cft.summary import STRUCTURED, fits, structured, where
 
 KEYS = ["model", "method", "split"]
@@ -28,7 +28,9 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
             table[excess] = rows[["excess", "excess_low", "excess_high"]]
     # Rounded, because a p-value of 1e-200 is written out.
     tests = fits(scores).rename(columns={"least_p": "p_of_the_worst_prompt"}).round(4)
-    return table.join(law_bounds(scores), on=KEYS).join(tests, on=KEYS)
+    for further in (law_bounds(scores), tests, _not_rejected(scores)):
+        table = table.join(further, on=KEYS)
+    return table
 
 
 def law_bounds(scores: pd.DataFrame) -> pd.DataFrame:
@@ -45,3 +47,12 @@ def law_bounds(scores: pd.DataFrame) -> pd.DataFrame:
     found = families.groupby(keys).mean().unstack("metric").reindex(columns=ends)
     found.insert(0, "law_pit_w1", found.mean(axis=1))
     return found.rename_axis(columns=None)
+
+
+def _not_rejected(scores: pd.DataFrame) -> pd.DataFrame:
+    """Columns not_rejected_at_100 …: the share of prompts whose first so many draws pass at 5%, each on its own."""
+    names = [f"not_rejected_at_{count}" for count in TESTED_AT]
+    rows: Any = where(scores, benchmark="structured")
+    rows = rows[rows["metric"].isin(names)].dropna(subset="value")
+    found = rows.groupby([*KEYS, "metric"])["value"].mean().unstack("metric").reindex(columns=names)
+    return found.astype(float).rename_axis(columns=None)
