@@ -18,7 +18,7 @@ from cft import CftError, engines
 from cft.benchmark_settings import SamplingSettings
 from cft.generate import plan
 from cft.method_settings import FinetuneMethod
-from cft.model_settings import ModelSource, VllmSettings
+from cft.model_settings import ModelSource, TrainingSettings, VllmSettings
 
 pytestmark = pytest.mark.vllm
 N = 150
@@ -47,7 +47,7 @@ def adapter(smollm2, families, tmp_path_factory):
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("runs")
     write_data(families, method, 1, folder / "data")
-    finetune(smollm2, folder / "data", method, 1, 16, folder / "adapter")
+    finetune(smollm2, folder / "data", method, 1, TrainingSettings(micro_batch=16), folder / "adapter")
     return folder / "adapter"
 
 
