@@ -71,7 +71,7 @@ def outside(engine: Any, job: Any, key: str, law: dict[str, Any]) -> dict[str, f
     """How far the draws of a prompt leave the bounds on the valid rate and on the distribution function."""
     family, parameters = registry().parse(key)
     support = family.frozen(parameters).support()
-    texts = [draw.text for draw in engine.draw([one for one in job.requests if one.prompt_id == key])]
+    texts = [job.text(draw.tokens) for draw in engine.draw([one for one in job.requests if one.prompt_id == key])]
     read = [read_number(text, support, family.discrete) for text in texts]
     values = np.sort([value for value, code in read if code is None])
     rate = len(values) / len(read)
