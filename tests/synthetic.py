@@ -1,9 +1,12 @@
 """Plausible made-up scores and draws, for the tests of tables, figures and the report."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
 from cft.distributions import registry
+from cft.stats import curve_points
 
 MODELS = [
     "Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B", "Qwen3-14B", "Llama-3.2-1B-Instruct", "Llama-3.2-3B-Instruct",
@@ -30,6 +33,22 @@ WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 CITIES = ["Paris", "Tokyo", "Lima", "Cairo", "Oslo", "Quito", "Nairobi", "The ancient city of Constantinople", "Kyoto",
           "Berlin", "Sydney", "Accra"]  # fmt: skip
 PROMPTS = [prompt for split in ("unseen_params", "unseen_families") for prompt in registry().select(split, True)]
+CARD = {"name": "A card", "driver": "580.1", "uuid": "GPU-1"}
+RUN = {
+    "command": ["cft", "finetune", "--model", "m"],
+    "started": "2026-05-20T10:00:00Z",
+    "seconds": 61.5,
+    "code": {"commit": "abc123", "modified": True},
+    "packages": {"torch": "2.13.0"},
+    "python": "3.11.9",
+    "machine": {"system": "Linux", "processor": "A processor", "cores": 2, "gpus": [CARD, CARD]},
+    "container": {"name": "cft-finetune", "digest": None, "sif_sha256": "0123abc"},
+}
+RUNS = [
+    RUN | {"command": ["cft", "score", "structured", "results/x.parquet"], "seconds": 2.0, "started": "2026-05-21T11"},
+    RUN,
+    RUN | {"seconds": 30.0},
+]
 
 
 def scores(models=("SmolLM2-135M",), methods=METHODS, seeds=(0,), nouns=20) -> pd.DataFrame:
@@ -187,3 +206,19 @@ def decode(tokens: list[int]) -> str:
 
 
 TERMINATOR = 0
+
+
+def curves(models=("SmolLM2-135M",), methods=METHODS, seeds=(0,)) -> pd.DataFrame:
+    """Curves of every prompt: base hardly answers, the others nearly follow the target."""
+    known, generator, rows = registry(), np.random.default_rng(13), []
+    for prompt in PROMPTS:
+        family, parameters = known.parse(prompt.prompt_id)
+        frozen = family.frozen(parameters)
+        points = curve_points(frozen)
+        texts = [f"{point:.2f}" for point in points[:: len(points) // 5 + 1]]
+        for head in itertools.product(models, methods, seeds):
+            valid = LEVELS.get(head[1], TUNED)[0]
+            law = valid * frozen.cdf(points) ** generator.uniform(0.8, 1.2)
+            ends = (np.clip(law + step, 0, valid) for step in (-0.01, 0.01))
+            rows.append((prompt.prompt_id, *head, law, texts, *ends))
+    return pd.DataFrame(rows, columns=["prompt_id", "model", "method", "seed", "drawn", "samples", "low", "high"])

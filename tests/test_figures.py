@@ -88,9 +88,9 @@ def test_files_are_the_same_every_time_with_embedded_fonts(drawn, name, tmp_path
     figure, numbers = drawn[name]
     figures.save(figure, numbers, tmp_path / "first.pdf")
     figures.save(figure, numbers, tmp_path / "second.pdf")
-    for suffix in (".pdf", ".png", ".csv"):
+    for suffix in (".pdf", ".svg", ".png", ".csv"):
         assert (tmp_path / f"first{suffix}").read_bytes() == (tmp_path / f"second{suffix}").read_bytes()
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.iterdir())) == 8
     pdf = (tmp_path / "first.pdf").read_bytes()
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf
     streams = [_inflate(found) for found in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)]

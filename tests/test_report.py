@@ -1,29 +1,18 @@
-"""The report's key results against independent arithmetic, and that the page needs nothing but itself."""
+"""The page: it needs nothing but itself, says what was run, and works in a real browser (Chromium, if there is one)."""
 
+import re
+import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
-import numpy as np
 import pytest
 import synthetic
+from playwright.sync_api import sync_playwright
 
-from cft import figures, report, tables
-from cft.config import load
+from cft import claims, figures, report, tables
+from cft.distributions import registry
 
-RUN = {
-    "command": ["cft", "finetune", "--model", "m"],
-    "started": "2026-05-20T10:00:00Z",
-    "seconds": 61.5,
-    "code": {"commit": "abc123", "modified": True},
-    "packages": {"torch": "2.13.0"},
-    "python": "3.11.9",
-    "machine": {"system": "Linux", "processor": "A processor", "cores": 2},
-}
-RUNS = [
-    RUN | {"command": ["cft", "score", "structured", "results/x.parquet"], "seconds": 2.0, "started": "2026-05-20T11"},
-    RUN,
-    RUN | {"seconds": 30.0},
-]
+MODELS = ("SmolLM2-135M", "Other-1B")
+SEEDS = (11, 12)
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -45,116 +34,184 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        self.text += data if "script" not in self.open else ""
 
     def all(self, name):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
 @pytest.fixture(scope="module")
-def scores():
-    return synthetic.scores()
-
-
-@pytest.fixture(scope="module")
-def page(scores, tmp_path_factory):
+def made(tmp_path_factory):
+    """The page as a file."""
     folder = tmp_path_factory.mktemp("report")
-    paths = {name: folder / f"{name}.csv" for name in ("table1", "table2")}
-    for name, path in paths.items():
-        tables.save(tables.load(name).make(scores), path)
+    scores = synthetic.scores(MODELS, seeds=SEEDS)
+    paths = {name: folder / f"{name}.csv" for name in ("claims", "table1", "table2")}
+    claims.write(scores, paths["claims"])
+    for name in ("table1", "table2"):
+        tables.save(tables.load(name).make(scores), paths[name])
     figures.save(*figures.load("fig2").draw(figures.Sources(scores=scores)), folder / "fig2.pdf")
     settings = {"draws per prompt": {"structured": 1000}, "training steps": 150, "note": "<b>escaped</b>"}
     captions = {"table1": "First.\n\nSecond & last.", "fig2": "Fidelity."}
-    text = report.build("A demo", settings, scores, paths, {"fig2": folder / "fig2.png"}, captions, RUNS)
-    return text, Page(text)
+    curves = synthetic.curves(MODELS, seeds=SEEDS)
+    curves.at[0, "samples"] = ["</script><script>alert(1)</script>", "1\n2", ""]
+    pictures = {"fig2": folder / "fig2.svg"}
+    text = report.build(
+        "A demo", settings, scores, paths, pictures, captions, synthetic.RUNS, curves, registry()
+    )  # fmt: skip
+    (folder / "report.html").write_text(text, encoding="utf-8")
+    return folder / "report.html"
 
 
-def family_mean(scores, method, metric, split=None):
-    rows = scores[(scores["method"] == method) & (scores["metric"] == metric)]
-    rows = rows[(rows["benchmark"] == "structured") & ((rows["split"] == split) | (split is None))]
-    return rows.groupby(rows["item"].str.replace(r"\(.*", "", regex=True))["value"].mean()
+@pytest.fixture(scope="module")
+def parsed(made):
+    return Page(made.read_text())
 
 
-def test_key_results_are_computed_from_the_scores(scores):
-    rows = report.key_results(scores)
-    assert [(row["method"], row["prompts"]) for row in rows] == [
-        (method, prompts)
-        for method in ("soft", "hard")
-        for prompts in ("all held-out prompts", "unseen parameters", "unseen families")
-    ]
-    for row, split in zip(rows[:3], [None, "unseen_params", "unseen_families"], strict=True):
-        before, after = (family_mean(scores, name, "sequence_kl", split) for name in ("base", "soft"))
-        assert row["kl_ratio"].estimate == pytest.approx(before.mean() / after.mean())
-        assert row["kl_ratio"].low < row["kl_ratio"].estimate < row["kl_ratio"].high
-        assert row["support_after"].estimate == pytest.approx(
-            family_mean(scores, "soft", "support_probability", split).mean()
-        )
-    assert "rose from" in rows[0]["sentence"] and "the sequence KL fell" in rows[0]["sentence"]
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    with sync_playwright() as tools:
+        started = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
 
 
-def test_a_change_for_the_worse_is_told_as_such(scores):
-    worse = scores.copy()
-    names = worse["method"].map({"base": "soft", "soft": "base"}).fillna(worse["method"])
-    sentence = report.key_results(worse.assign(method=names))[0]["sentence"]
-    assert "fell from" in sentence and "did not fall" in sentence
+@pytest.fixture(params=[1200, 390], ids=["desktop", "phone"])
+def page(browser, made, request):
+    """The page in a browser without network, all charts drawn; fails if it complained or asked for anything else."""
+    context = browser.new_context(viewport={"width": request.param, "height": 850}, offline=True)
+    opened, said, asked = context.new_page(), [], []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda wanted: asked.append(wanted.url))
+    opened.goto(made.as_uri())
+    drawn(opened)
+    yield opened
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [made.as_uri()]
+    context.close()
 
 
-def test_the_page_is_whole_and_needs_no_other(page):
-    text, parsed = page
-    assert "http:" not in text and "https:" not in text and "@import" not in text and "url(" not in text
-    assert not parsed.all("link") and not parsed.all("script")
-    (image,) = parsed.all("img")
-    assert image["src"].startswith("data:image/png;base64,iVBOR") and image["alt"] == "fig2: Fidelity."
+def drawn(page):
+    page.wait_for_function("document.documentElement.dataset.drawn === 'all'")
 
 
-def test_the_page_is_accessible(page):
-    _, parsed = page
+def test_the_page_needs_no_other(parsed):
+    assert not parsed.all("link")
+    sources = [attributes[name] for _, attributes in parsed.tags for name in ("src", "srcset") if attributes.get(name)]
+    (image,) = sources
+    assert image.startswith("data:image/svg+xml;base64,")
+    (policy,) = [each for each in parsed.all("meta") if "http-equiv" in each]
+    assert "default-src 'none'" in policy["content"] and "http" not in policy["content"]
+
+
+def test_the_page_is_accessible(parsed):
     assert parsed.all("html") == [{"lang": "en"}]
     assert parsed.all("th") and all(cell.get("scope") in ("col", "row") for cell in parsed.all("th"))
-    assert len(parsed.all("caption")) == len(parsed.all("table")) == 4
+    assert len(parsed.all("caption")) == len(parsed.all("table"))
+    assert all("alt" in image for image in parsed.all("img"))
     identifiers = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
     assert {link["href"].removeprefix("#") for link in parsed.all("a")} <= set(identifiers)
 
 
-def test_the_page_says_what_was_run(page):
-    text, parsed = page
-    for fact in ("commit abc123 with uncommitted changes", "A processor, 2 cores", "torch 2.13.0", "structured 1,000"):
-        assert fact in parsed.text
-    assert "&lt;b&gt;escaped" in text and "Second &amp; last." in text
-    assert "1,000 draws per prompt" in parsed.text and "One training seed" in parsed.text
+def test_the_claims_come_first(made, parsed):
+    text = made.read_text()
+    assert text.index('id="claims"') < text.index('id="results"') < text.index('id="fig2"') < text.index('id="table1"')
+    assert re.search(r'<span class="verdict (supported|refuted|undecided|not)">', text)
 
 
-def test_wall_time_per_step():
-    assert report.steps(RUNS) == [
-        {"step": "finetune", "runs": 2, "total": 91.5, "longest": 61.5},
-        {"step": "score structured", "runs": 1, "total": 2.0, "longest": 2.0},
-    ]
-    assert report.steps([]) == []
+def test_the_page_says_what_was_run(made, parsed):
+    facts = ["commit abc123 with uncommitted changes", "A processor, 2 cores", "torch 2.13.0", "structured 1,000",
+             "2026-05-20 to 2026-05-21", "cft-finetune 0123abc", "A card (driver 580.1)"]  # fmt: skip
+    assert not [fact for fact in facts if fact not in parsed.text]
+    assert "&lt;b&gt;escaped" in made.read_text() and "Second &amp; last." in made.read_text()
 
 
-def test_prompts_without_valid_draws_are_remarked_upon(scores):
-    bad = scores.copy()
-    bad.loc[(bad["metric"] == "valid_rate") & (bad["method"] == "base"), "value"] = 0
-    assert any("base 42" in remark for remark in report.remarks(bad))
-    assert not any("single valid draw" in remark for remark in report.remarks(scores))
+def test_a_report_without_the_structured_benchmark():
+    scores = synthetic.scores()
+    other = scores[scores["benchmark"] == "mcq"]
+    text = report.build("t", {}, other, {}, {}, {}, [], synthetic.curves().head(0), registry())
+    assert "Key results" not in Page(text).text and "vegaEmbed =" not in text
 
 
-def test_a_report_without_the_structured_benchmark(scores):
-    text = report.build("t", {}, scores[scores["benchmark"] == "mcq"], {}, {}, {}, [])
-    assert "Key results" not in Page(text).text
+def test_every_family_and_prompt_has_its_chart(page):
+    families = {prompt.family for prompt in synthetic.PROMPTS}
+    assert page.locator("[data-chart] svg").count() == len(families)
+    assert page.locator("#choice select[name=prompt] option").count() == len(synthetic.PROMPTS)
+    # A panel per method: the law's band, the draws, the target.
+    assert page.locator("#chart-prompt svg .mark-area path").count() == 3
+    assert page.locator("#chart-prompt svg .mark-line path").count() == 6
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_missing_law_gives_dashes_not_numbers(scores):
-    bad = scores.copy()
-    bad.loc[bad["metric"] == "sequence_kl", "value"] = np.nan
-    row = report.key_results(bad)[0]
-    assert row["cells"][-1] == "–" and row["sentence"] is None
+def test_rows_are_filtered(page):
+    def shown(key):
+        rows = page.locator("table.data tbody tr:visible").evaluate_all("rows => rows.map(row => ({...row.dataset}))")
+        return {row[key] for row in rows if key in row}
+
+    assert shown("model") == set(MODELS) and shown("method") >= {"base", "soft", "hard"}
+    page.select_option("#filters select[name=model]", MODELS[1])
+    page.select_option("#filters select[name=method]", "soft")
+    assert shown("model") == {MODELS[1]} and shown("method") == {"soft"}
+    page.select_option("#filters select[name=family]", "gaussian")
+    assert page.locator("section[data-family]:visible").count() == 1
+    drawn(page)
+    assert page.input_value("#choice select[name=model]") == MODELS[1]
+    page.fill("#filters input", "no row says this")
+    assert shown("model") == set() and page.inner_text("#filters output").startswith("0 of")
 
 
-def test_settings_are_described_for_readers():
-    described = report.describe(load(Path(__file__).parents[1] / "config" / "demo.yaml"))
-    assert "soft targets with 2 decimals" in described["training, soft"]
-    assert "at most 120 steps of 16 values" in described["training, hard"]
-    assert described["benchmark, structured"].startswith("60 draws per prompt of at most 16 tokens")
-    assert "training, base" not in described
+def test_tables_are_sorted_by_number(page):
+    table = page.locator("#table1 table")
+    heading = table.locator("thead th").nth(4)
+    for order in ("ascending", "descending"):
+        heading.locator("button").focus()
+        page.keyboard.press("Enter")
+        assert heading.get_attribute("aria-sort") == order
+        cells = table.locator("tbody tr td:nth-child(5)").all_inner_texts()
+        values = [float(cell.split()[0].replace(",", "")) for cell in cells if cell != "–"]
+        assert values == sorted(values, reverse=order == "descending") and len(set(values)) > 1
+
+
+def test_a_chosen_prompt_shows_its_numbers_and_draws(page, made):
+    first = synthetic.PROMPTS[0].prompt_id
+    page.select_option("#choice select[name=prompt]", first)
+    rows = page.locator("#numbers tbody tr")
+    page.wait_for_function("document.querySelectorAll('#numbers tbody tr').length === 3")
+    assert rows.locator("th").all_inner_texts() == ["base", "soft", "hard"]
+    # Texts are shown, not run.
+    assert rows.nth(0).locator("code").first.inner_text() == "</script><script>alert(1)</script>"
+    assert rows.nth(0).locator("code").nth(1).inner_text() == "1¶2"
+    scores = synthetic.scores(MODELS, seeds=SEEDS)
+    page.select_option("#choice select[name=seed]", "12")
+    expected = scores.query(
+        "model == @MODELS[0] and method == 'soft' and seed == 12 and item == @first and metric == 'pit_w1'"
+    )
+    page.wait_for_function(
+        "wanted => document.querySelector('#numbers tbody tr:nth-child(2) td:nth-child(6)').innerText === wanted",
+        arg=f"{expected['value'].item():.3g}",
+    )
+    before = page.locator("#chart-prompt").inner_html()
+    page.select_option("#choice select[name=prompt]", synthetic.PROMPTS[5].prompt_id)
+    page.wait_for_function("before => document.getElementById('chart-prompt').innerHTML !== before", arg=before)
+    assert page.inner_text("#question") == synthetic.PROMPTS[5].text
+
+
+def test_a_figure_is_enlarged_by_keyboard(page):
+    page.locator("#fig2 .enlarge").focus()
+    page.keyboard.press("Enter")
+    image = page.locator("#zoom img")
+    width = image.evaluate("image => image.clientWidth")
+    page.get_by_role("button", name="Larger").click()
+    assert image.evaluate("image => image.clientWidth") > 1.2 * width
+    page.keyboard.press("Escape")
+    assert not image.is_visible()
+
+
+def test_in_print_charts_are_there_and_controls_are_not(page):
+    page.emulate_media(media="print")
+    assert not page.locator("#filters").is_visible() and page.locator("[data-chart] svg").first.is_visible()
+    assert page.pdf()[:5] == b"%PDF-"

@@ -4,17 +4,14 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
-import numpy as np
-
 from cft.benchmark_settings import StructuredBenchmark
 from cft.bounds import bound_law
 from cft.distributions import Registry
 from cft.prefix import Prefixes
-from cft.stats import quantiles_of
+from cft.stats import curve_points
 from cft.target import Target, clip_range
 
 PROBES = 128  # leaves that say how much of what is unresolved goes astray
-CURVE = 99  # points of the distribution function that are kept
 
 
 def bounded(
@@ -59,7 +56,7 @@ def bounded(
         "law_tv": found.total_variation(target),
         "law_pit_w1_certain": replace(found, stray=1.0).pit_w1(frozen),
     }
-    points = np.unique(quantiles_of(frozen, np.arange(1, CURVE + 1) / (CURVE + 1)))
+    points = curve_points(frozen)
     low, high = found.cdf(points)
     return {
         **{f"{name}_{side}": float(value) for name, both in ranges.items() for side, value in both._asdict().items()},

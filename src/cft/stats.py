@@ -17,6 +17,7 @@ REPLICATES = 200
 MOST_SIMULATED = 5000
 SEED = 20260511
 INVALID_DISTANCE = 0.5
+CURVE = 99  # points of a distribution function that are kept
 
 
 class Floor(NamedTuple):
@@ -54,6 +55,11 @@ def quantiles_of(frozen: Any, levels: np.ndarray) -> np.ndarray:
     # A level that equals F(x) up to rounding belongs to x.
     places = np.searchsorted(frozen.cdf(integers), levels - 1e-13)
     return integers[np.minimum(places, len(integers) - 1)]
+
+
+def curve_points(frozen: Any) -> np.ndarray:
+    """[at most CURVE] the percentiles of a SciPy distribution, each once: where distribution functions are compared."""
+    return np.unique(quantiles_of(frozen, np.arange(1, CURVE + 1) / (CURVE + 1)))
 
 
 def integers_of(frozen: Any) -> np.ndarray:

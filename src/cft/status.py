@@ -10,10 +10,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cft import CftError
 
@@ -174,10 +174,16 @@ def _gpu_seconds(results: Path) -> dict[str, float]:
         for name in files:
             if name == "run.json" or name.endswith(".run.json"):
                 run = json.loads(Path(folder, name).read_text())
-                rule, gpus = run["command"][1], len(run["machine"]["gpus"])
-                if gpus and rule in ON_GPUS and run.get("device") != "cpu":
-                    found[rule] = found.get(rule, 0) + gpus * run["seconds"]
+                if seconds := gpu_seconds(run):
+                    rule = run["command"][1]
+                    found[rule] = found.get(rule, 0) + seconds
     return found
+
+
+def gpu_seconds(run: Mapping[str, Any]) -> float:
+    """Seconds times GPUs that a run.json tells of; 0 for a command that does not compute on them."""
+    on_gpus = run["command"][1] in ON_GPUS and run.get("device") != "cpu"
+    return len(run["machine"]["gpus"]) * run["seconds"] if on_gpus else 0
 
 
 def last_line(log: Path) -> str:

@@ -27,6 +27,7 @@ BENCHMARKS = experiment.benchmarks.chosen()
 # Where the scorer of a benchmark finds what it scores: draws, judged draws, or measurements.
 RAW = {"novelty": "judged", "tinybenchmarks": "retention", "paloma": "perplexity"}
 SAMPLED = [name for name in BENCHMARKS if RAW.get(name) in (None, "judged")]
+STRUCTURED = [name for name in BENCHMARKS if name == "structured"]
 LAWS = [name for name in BENCHMARKS if name in ("structured", "open_ended")]
 JUDGES = {"similarity": experiment.judges.similarity, "reward": experiment.judges.reward} if experiment.judges else {}
 
@@ -134,12 +135,16 @@ def seeds_of(model, method, benchmark):
     return seeds[:1]
 
 
-def law_file(wildcards):
-    """The law behind a score file; a method without adapter has the same law for every seed."""
-    if wildcards.benchmark not in LAWS or wildcards.method in PROMPTING:
+def law_of(benchmark, model, method, seed):
+    """The law behind scores; a method without adapter has the same law for every seed."""
+    if benchmark not in LAWS or method in PROMPTING:
         return []
-    seed = wildcards.seed if wildcards.method in TUNED else experiment.seeds_of(wildcards.model)[0]
-    return f"results/laws/{wildcards.benchmark}/{wildcards.model}/{wildcards.method}/seed{seed}.parquet"
+    seed = seed if method in TUNED else experiment.seeds_of(model)[0]
+    return [f"results/laws/{benchmark}/{model}/{method}/seed{seed}.parquet"]
+
+
+def law_file(wildcards):
+    return law_of(wildcards.benchmark, wildcards.model, wildcards.method, wildcards.seed)
 
 
 def raw_file(wildcards):
@@ -148,16 +153,29 @@ def raw_file(wildcards):
     return f"results/{kind}/{wildcards.benchmark}/{wildcards.model}/{wildcards.method}/seed{wildcards.seed}.parquet"
 
 
-def files_of(kind, benchmarks):
-    """The files of one kind (samples, scores, judged, …) of some benchmarks, for all models, methods and seeds."""
+def evaluations(benchmarks, only=None):
+    """(benchmark, model, method, seed) of everything that is evaluated on some benchmarks, or of one model."""
     return [
-        f"results/{kind}/{benchmark}/{model}/{method}/seed{seed}.parquet"
+        (benchmark, model, method, seed)
         for benchmark in benchmarks
-        for model in experiment.models
+        for model in (experiment.models if only is None else [only])
         for method in experiment.methods
         if experiment.runs(model, method, benchmark)
         for seed in seeds_of(model, method, benchmark)
     ]
+
+
+def files_of(kind, benchmarks, model=None):
+    """The files of one kind (samples, scores, judged, …) of some benchmarks, for all models, methods and seeds."""
+    return [
+        f"results/{kind}/{benchmark}/{model}/{method}/seed{seed}.parquet"
+        for benchmark, model, method, seed in evaluations(benchmarks, model)
+    ]
+
+
+def laws_of(benchmarks, model):
+    """The files of all laws of a model on some benchmarks, each once."""
+    return list(dict.fromkeys(name for one in evaluations(benchmarks, model) for name in law_of(*one)))
 
 
 def judged_or_measured():
@@ -170,6 +188,6 @@ def everything():
         "results/scores.parquet",
         "results/claims.csv",
         *(f"results/tables/{name}.{kind}" for name in experiment.tables for kind in ("csv", "tex", "md")),
-        *(f"results/figures/{name}.{kind}" for name in experiment.figures for kind in ("pdf", "png", "csv")),
+        *(f"results/figures/{name}.{kind}" for name in experiment.figures for kind in ("pdf", "svg", "png", "csv")),
         "results/report.html",
     ]

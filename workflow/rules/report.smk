@@ -87,7 +87,7 @@ for name, shown in experiment.figures.items():
             style="src/cft/figures/style.mplstyle",
         output:
             pdf=report(f"results/figures/{name}.pdf", caption=f"../report/{name}.rst", category="Figures"),
-            others=multiext(f"results/figures/{name}", ".png", ".csv"),
+            others=multiext(f"results/figures/{name}", ".svg", ".png", ".csv"),
         log:
             f"results/logs/figures/{name}.log",
         benchmark:
@@ -110,12 +110,37 @@ for name, shown in experiment.figures.items():
             "--out {output.pdf:q} 2> {log:q}"
 
 
+rule curves:
+    # What the report shows of each structured prompt of a model.
+    input:
+        draws=lambda wildcards: files_of("samples", STRUCTURED, wildcards.model),
+        laws=lambda wildcards: laws_of(STRUCTURED, wildcards.model),
+        families=experiment.distributions,
+        code="src/cft/curves.py",
+    output:
+        "results/curves/{model}.parquet",
+    log:
+        "results/logs/curves/{model}.log",
+    benchmark:
+        "results/benchmarks/curves/{model}.tsv"
+    group:
+        "score_{model}"
+    resources:
+        slots=1,
+        mem_mb=needs("score", "mem_mb"),
+        runtime=needs("score", "runtime"),
+    params:
+        files=lambda wildcards, input: [f"--{kind}={file}" for kind in ("draws", "laws") for file in input[kind]],
+    shell:
+        "cft curves {params.files:q} --distributions {input.families:q} --out {output:q} 2> {log:q}"
+
+
 rule report:
-    # One page with everything: what was run, key results, tables, figures.
+    # One page with everything: claims, key results, figures, tables, families, prompts, what was run.
     input:
         scores="results/scores.parquet",
         tables=["results/claims.csv", *(f"results/tables/{name}.csv" for name in experiment.tables)],
-        figures=[f"results/figures/{name}.png" for name in experiment.figures],
+        figures=[f"results/figures/{name}.svg" for name in experiment.figures],
         captions=[f"workflow/report/{name}.rst" for name in ["claims", *experiment.tables, *experiment.figures]],
         runs=[
             *(f"results/models/{model}/run.json" for model in experiment.models),
@@ -128,7 +153,9 @@ rule report:
             ),
             *(name.replace(".parquet", ".run.json") for name in files_of("samples", SAMPLED) + judged_or_measured()),
         ],
-        code=["src/cft/report.py", "src/cft/report.html.j2"],
+        curves=[f"results/curves/{model}.parquet" for model in experiment.models if evaluations(STRUCTURED, model)],
+        families=experiment.distributions,
+        code=["src/cft/report.py", *(f"src/cft/page/report.{kind}" for kind in ("html.j2", "css", "js"))],
     output:
         report("results/report.html", caption="../report/report.rst", category="Report"),
     log:
@@ -144,7 +171,8 @@ rule report:
     params:
         settings=settings(experiment),
         files=lambda wildcards, input: [
-            f"--{kind}={file}" for kind in ("tables", "figures", "runs") for file in getattr(input, kind)
+            f"--{kind}={file}" for kind in ("tables", "figures", "runs", "curves") for file in getattr(input, kind)
         ],
     shell:
-        "cft report --settings {params.settings:q} --scores {input.scores:q} {params.files:q} --out {output:q} 2> {log:q}"
+        "cft report --settings {params.settings:q} --scores {input.scores:q} {params.files:q} "
+        "--distributions {input.families:q} --out {output:q} 2> {log:q}"

@@ -46,7 +46,7 @@ def figure(
     model: Annotated[Path | None, typer.Option(help="a prepared model, for its tokenizer")] = None,
     distributions: Distributions = Families,
 ) -> None:
-    """Draw a figure as .pdf and .png, with its numbers as .csv."""
+    """Draw a figure as .pdf, .svg and .png, with its numbers as .csv."""
     from cft.distributions import registry
     from cft.figures import Sources, load, save
     from cft.provenance import write_run
@@ -64,19 +64,39 @@ def figure(
 
 
 @app.command()
+def curves(
+    out: Out,
+    draws: Annotated[list[Path] | None, typer.Option(help="files of structured draws")] = None,
+    laws: Annotated[list[Path] | None, typer.Option(help="files of structured laws")] = None,
+    distributions: Distributions = Families,
+) -> None:
+    """Write the distribution functions of draws and laws, for the report."""
+    from cft.curves import measure
+    from cft.distributions import registry
+    from cft.provenance import write_table
+
+    write_table(measure(draws or (), laws or (), registry(distributions)), out)
+
+
+@app.command()
 def report(
     settings: Setting,
     scores: Annotated[Path, typer.Option(help="the file of all scores")],
     out: Out,
     tables: Annotated[list[Path] | None, typer.Option(help=".csv files of tables")] = None,
-    figures: Annotated[list[Path] | None, typer.Option(help=".png files of figures")] = None,
+    figures: Annotated[list[Path] | None, typer.Option(help=".svg files of figures")] = None,
     captions: Annotated[Path, typer.Option(help="folder of NAME.rst")] = Path("workflow/report"),
     runs: Annotated[list[Path] | None, typer.Option(help="run.json files")] = None,
+    curves: Annotated[list[Path] | None, typer.Option(help="files made by `cft curves`")] = None,
+    distributions: Distributions = Families,
 ) -> None:
     """Write the report of an experiment as one HTML page."""
     from cft.config import Experiment
+    from cft.curves import measure
+    from cft.distributions import registry
     from cft.provenance import read_table, replacing, write_run
-    from cft.report import build, describe
+    from cft.ran import describe
+    from cft.report import build
     from cft.settings import setting
 
     experiment = setting(Experiment, settings)
@@ -89,6 +109,8 @@ def report(
         {path.stem: path for path in figures or ()},
         {name: (captions / f"{name}.rst").read_text(encoding="utf-8") for name in shown},
         [json.loads(path.read_text()) for path in runs or ()],
+        _together(curves) if curves else measure((), (), registry(distributions)),
+        registry(distributions),
     )
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")

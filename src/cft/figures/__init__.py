@@ -102,14 +102,13 @@ def first_run(draws: pd.DataFrame, benchmark: str) -> pd.DataFrame:
 
 
 def save(figure: Figure, numbers: pd.DataFrame, pdf_path: Path | str) -> None:
-    """Write `pdf_path`, a .png and a .csv of the numbers beside it; the same figure gives the same bytes."""
+    """Write `pdf_path`, an .svg, a .png and a .csv of the numbers beside it; the same figure gives the same bytes."""
     path = Path(pdf_path)
     with matplotlib.style.context(STYLE, after_reset=True):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once: each further pass would move things by a hair
-        for suffix in (".pdf", ".png"):
-            metadata = {"CreationDate": None} if suffix == ".pdf" else {"Software": None}
+        for suffix, undated in ((".pdf", "CreationDate"), (".svg", "Date"), (".png", "Software")):
             with replacing(path.with_suffix(suffix)) as temporary:
-                figure.savefig(temporary, format=suffix[1:], metadata=metadata)
+                figure.savefig(temporary, format=suffix[1:], metadata={undated: None})
     with replacing(path.with_suffix(".csv")) as temporary:
         numbers.to_csv(temporary, index=False, float_format="%.6g")

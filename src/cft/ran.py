@@ -1,0 +1,105 @@
+"""What was run, for readers: settings, code and machines, and what it cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from cft.benchmark_settings import SamplingSettings
+from cft.config import Experiment
+from cft.status import gpu_seconds
+
+
+def steps(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Cost per sub-command: how many runs, their sum and the longest in seconds, GPU-hours; in order of first start."""
+    if not runs:
+        return []
+    frame = pd.DataFrame(
+        {"step": _step(run), "start": run["started"], "seconds": run["seconds"], "gpu": gpu_seconds(run)}
+        for run in runs
+    )
+    return [
+        {
+            "step": step,
+            "runs": len(group),
+            "total": group["seconds"].sum(),
+            "longest": group["seconds"].max(),
+            "gpu_hours": group["gpu"].sum() / 3600,
+        }
+        for step, group in frame.sort_values("start", kind="stable").groupby("step", sort=False)
+    ]
+
+
+def _step(run: Mapping[str, Any]) -> str:
+    """The sub-command and, where it names one, its benchmark, table or figure: everything before the first option."""
+    words = list(run["command"][1:])
+    first = next((i for i, word in enumerate(words) if word.startswith("-") or "/" in word), len(words))
+    return " ".join(words[:first]) or "unknown"
+
+
+def origin(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Date, code, images, packages and machines of the runs; several values where the runs differ."""
+    found: dict[str, list[str]] = {}
+    if runs:
+        days = sorted(run["started"][:10] for run in runs)
+        found["date"] = [days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"]
+    for run in runs:
+        for label, text in _facts(run).items():
+            found.setdefault(label, [])
+            if text not in found[label]:
+                found[label].append(text)
+    return {label: "; ".join(texts) for label, texts in found.items()}
+
+
+def _facts(run: Mapping[str, Any]) -> dict[str, str]:
+    code, machine, image = run["code"], run["machine"], run.get("container")
+    changed = {True: " with uncommitted changes", False: "", None: ""}[code["modified"]]
+    cards = [f"{card['name']} (driver {card['driver']})" for card in machine["gpus"]]
+    return {
+        "code": f"commit {code['commit']}{changed}",
+        "image": f"{image['name']} {image['digest'] or image['sif_sha256']}" if image else "none",
+        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['system']}",
+        "GPUs": ", ".join(cards) or "none",
+        "python": run["python"],
+        "packages": ", ".join(f"{name} {version}" for name, version in run["packages"].items()),
+    }
+
+
+def text_of(value: Any) -> str:
+    """A setting as text: mappings and lists spelt out, integers with thousands apart."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {text_of(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(text_of, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """An experiment's settings for readers: label -> value, for `build`."""
+    rows: dict[str, Any] = {}
+    for name, method in experiment.methods.items():
+        if method.kind == "finetune":
+            steps = "all steps" if method.max_steps is None else f"at most {method.max_steps} steps"
+            rows[f"training, {name}"] = (
+                f"{'soft' if method.labels == 'law' else 'hard'} targets with {method.decimals} decimals and at most "
+                f"{method.max_bins:,} values; {steps} of {method.batch_size} values, {method.draws_per_prompt} of a "
+                f"prompt together; learning rate {method.learning_rate:g}; LoRA rank {method.lora.rank}"
+            )
+        elif method.kind != "base":
+            rows[f"method, {name}"] = text_of(method.model_dump())
+    for name, settings in experiment.benchmarks.chosen().items():
+        if isinstance(settings, SamplingSettings):
+            rows[f"benchmark, {name}"] = (
+                f"{settings.draws:,} draws per prompt of at most {settings.max_new_tokens} tokens, temperature "
+                f"{settings.temperature:g}, top-p {settings.top_p:g}, engine {settings.engine}"
+            )
+        else:
+            rows[f"benchmark, {name}"] = text_of(settings.model_dump(exclude_none=True))
+    for name, judge in experiment.judges or ():
+        rows[f"judge, {name}"] = text_of(
+            judge.model_dump(exclude_none=True, include={"repo", "revision", "architecture"})
+        )
+    if experiment.benchmarks.structured:
+        lattice = experiment.benchmarks.structured
+        rows["targets of the exact law"] = f"{lattice.decimals} decimals, at most {lattice.max_bins:,} values"
+    return rows

@@ -1,0 +1,56 @@
+"""The report's key results against independent arithmetic."""
+
+import numpy as np
+import pytest
+import synthetic
+
+from cft import findings
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return synthetic.scores()
+
+
+def family_mean(scores, method, metric, split=None):
+    rows = scores[(scores["method"] == method) & (scores["metric"] == metric)]
+    rows = rows[(rows["benchmark"] == "structured") & ((rows["split"] == split) | (split is None))]
+    return rows.groupby(rows["item"].str.replace(r"\(.*", "", regex=True))["value"].mean()
+
+
+def test_key_results_are_computed_from_the_scores(scores):
+    rows = findings.key_results(scores)
+    assert [(row["method"], row["prompts"]) for row in rows] == [
+        (method, prompts)
+        for method in ("soft", "hard")
+        for prompts in ("all held-out prompts", "unseen parameters", "unseen families")
+    ]
+    for row, split in zip(rows[:3], [None, "unseen_params", "unseen_families"], strict=True):
+        before, after = (family_mean(scores, name, "sequence_kl", split) for name in ("base", "soft"))
+        assert row["kl_ratio"].estimate == pytest.approx(before.mean() / after.mean())
+        assert row["kl_ratio"].low < row["kl_ratio"].estimate < row["kl_ratio"].high
+        assert row["support_after"].estimate == pytest.approx(
+            family_mean(scores, "soft", "support_probability", split).mean()
+        )
+    assert "rose from" in rows[0]["sentence"] and "the sequence KL fell" in rows[0]["sentence"]
+
+
+def test_a_change_for_the_worse_is_told_as_such(scores):
+    worse = scores.copy()
+    names = worse["method"].map({"base": "soft", "soft": "base"}).fillna(worse["method"])
+    sentence = findings.key_results(worse.assign(method=names))[0]["sentence"]
+    assert "fell from" in sentence and "did not fall" in sentence
+
+
+def test_prompts_without_valid_draws_are_remarked_upon(scores):
+    bad = scores.copy()
+    bad.loc[(bad["metric"] == "valid_rate") & (bad["method"] == "base"), "value"] = 0
+    assert any("base 42" in remark for remark in findings.remarks(bad))
+    assert not any("single valid draw" in remark for remark in findings.remarks(scores))
+
+
+def test_missing_law_gives_dashes_not_numbers(scores):
+    bad = scores.copy()
+    bad.loc[bad["metric"] == "sequence_kl", "value"] = np.nan
+    row = findings.key_results(bad)[0]
+    assert row["cells"][-1] == "–" and row["sentence"] is None
