@@ -1,14 +1,39 @@
 """Progress of long work: a bar on a terminal, a plain line every ten seconds in a log."""
 
 import logging
+import re
 import sys
 import time
 from types import TracebackType
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 EVERY = 10.0
+LINE = re.compile(
+    r"(?P<done>\d+)/(?P<total>\d+) (?P<unit>[^,]+), (?P<rate>[\d.]+)/s, (?P<left>\d+) s left ?(?P<note>.*)"
+)
+
+
+class Told(NamedTuple):
+    """What a line of a log says of a job's progress: done and total in units, a rate per second, seconds left."""
+
+    done: int
+    total: int
+    unit: str
+    rate: float
+    left: int
+    note: str
+
+
+def read(line: str) -> Told | None:
+    """A line of progress; None for any other line."""
+    found = LINE.search(line)
+    if found is None:
+        return None
+    done, total, unit, rate, left, note = found.group("done", "total", "unit", "rate", "left", "note")
+    return Told(int(done), int(total), unit, float(rate), int(left), note)
 
 
 class Progress:

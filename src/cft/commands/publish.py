@@ -19,8 +19,10 @@ def print_status(
     configfile: Annotated[
         Path | None, typer.Option(help="count what is still waiting by this configuration's plan; some 20 seconds more")
     ] = None,
+    follow: Annotated[bool, typer.Option(help="watch it until it ends, a line per running job")] = False,
 ) -> None:
     """Print how far a workflow is: jobs done, running, failed; the logs to look at; the time it took."""
+    from cft.follow import watch
     from cft.status import lines, status
 
     planned = []
@@ -29,6 +31,8 @@ def print_status(
 
         print("asking Snakemake for its plan; the paper's takes some 20 seconds", file=sys.stderr)
         planned = [job.benchmark for job in planned_jobs(configfile, Path.cwd()) if job.benchmark]
+    if follow:
+        watch(results, planned)
     print("\n".join(lines(status(results, planned), results)))
 
 
