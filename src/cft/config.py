@@ -40,6 +40,13 @@ class FigureSettings(Settings):
     tokenizer: bool = Field(default=False, description="whether it needs the first model's tokenizer")
 
 
+class HubSettings(Settings):
+    """Where finished adapters are published; only an experiment that asks for it pushes anything."""
+
+    namespace: Name = Field(description="user or organisation; repositories are NAMESPACE/MODEL-METHOD-seedN")
+    private: bool = Field(default=True, description="whether new repositories are private")
+
+
 class Experiment(Settings):
     """One configuration file: everything that is run."""
 
@@ -58,6 +65,9 @@ class Experiment(Settings):
     images: str = Field(default="containers/images.yaml", description="images of jobs under --sdm apptainer")
     cache: str | None = Field(
         default=None, description="folder of downloads and compiled kernels; $VARIABLES are those of a job's machine"
+    )
+    hub: HubSettings | None = Field(
+        default=None, description="push every adapter with its card to the hub; off without"
     )
     threads: int = Field(default=2, ge=1, description="processor threads of a job that runs a model")
     distributions: str = "config/distributions.yaml"

@@ -183,6 +183,24 @@ def judged_or_measured():
     return [name for benchmark in BENCHMARKS if benchmark in RAW for name in files_of(RAW[benchmark], [benchmark])]
 
 
+def adapters():
+    """(model, method, seed) of every adapter."""
+    return [
+        (model, method, seed)
+        for model in experiment.models
+        for method in TUNED
+        if experiment.runs(model, method)
+        for seed in experiment.seeds_of(model)
+    ]
+
+
+def repository(wildcards):
+    """The repository of an adapter on the hub."""
+    if experiment.hub is None:
+        raise WorkflowError("nothing is pushed without the key `hub` in the configuration: config/README.md")
+    return f"{experiment.hub.namespace}/{wildcards.model}-{wildcards.method}-seed{wildcards.seed}"
+
+
 def everything():
     return [
         "results/scores.parquet",
@@ -190,4 +208,5 @@ def everything():
         *(f"results/tables/{name}.{kind}" for name in experiment.tables for kind in ("csv", "tex", "md")),
         *(f"results/figures/{name}.{kind}" for name in experiment.figures for kind in ("pdf", "svg", "png", "csv")),
         "results/report.html",
+        *(f"results/pushed/{model}/{method}/seed{seed}.json" for model, method, seed in adapters() if experiment.hub),
     ]

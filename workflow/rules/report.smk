@@ -144,13 +144,7 @@ rule report:
         captions=[f"workflow/report/{name}.rst" for name in ["claims", *experiment.tables, *experiment.figures]],
         runs=[
             *(f"results/models/{model}/run.json" for model in experiment.models),
-            *(
-                f"results/adapters/{model}/{method}/seed{seed}/run.json"
-                for model in experiment.models
-                for method in TUNED
-                if experiment.runs(model, method)
-                for seed in experiment.seeds_of(model)
-            ),
+            *(f"results/adapters/{model}/{method}/seed{seed}/run.json" for model, method, seed in adapters()),
             *(name.replace(".parquet", ".run.json") for name in files_of("samples", SAMPLED) + judged_or_measured()),
         ],
         curves=[f"results/curves/{model}.parquet" for model in experiment.models if evaluations(STRUCTURED, model)],
@@ -176,3 +170,48 @@ rule report:
     shell:
         "cft report --settings {params.settings:q} --scores {input.scores:q} {params.files:q} "
         "--distributions {input.families:q} --out {output:q} 2> {log:q}"
+
+
+rule card:
+    # For those who will use an adapter: what it is, how faithful and at what cost.
+    input:
+        adapter="results/adapters/{model}/{method}/seed{seed}/adapter_model.safetensors",
+        scores="results/scores.parquet",
+    output:
+        "results/adapters/{model}/{method}/seed{seed}/README.md",
+    log:
+        "results/logs/card/{model}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/card/{model}/{method}/seed{seed}.tsv"
+    group:
+        "show"
+    resources:
+        slots=1,
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
+    params:
+        adapter=subpath(input.adapter, parent=True),
+    shell:
+        "cft card --adapter {params.adapter:q} --scores {input.scores:q} --out {output:q} 2> {log:q}"
+
+
+rule push:
+    # An adapter and its card on the hub; only where the experiment has the key `hub`.
+    input:
+        adapter="results/adapters/{model}/{method}/seed{seed}/adapter_model.safetensors",
+        card="results/adapters/{model}/{method}/seed{seed}/README.md",
+    output:
+        "results/pushed/{model}/{method}/seed{seed}.json",
+    log:
+        "results/logs/push/{model}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/push/{model}/{method}/seed{seed}.tsv"
+    resources:
+        mem_mb=needs("default", "mem_mb"),
+        runtime=needs("default", "runtime"),
+    params:
+        adapter=subpath(input.adapter, parent=True),
+        repo=repository,
+        private=lambda wildcards: "--private" if experiment.hub.private else "--no-private",
+    shell:
+        "cft push --adapter {params.adapter:q} --repo {params.repo:q} {params.private} --out {output:q} 2> {log:q}"

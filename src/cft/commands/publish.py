@@ -1,4 +1,4 @@
-"""Sub-commands around a run: how far it is, and a card for an adapter that others are to use."""
+"""Sub-commands around a run: how far it is; a card for an adapter that others are to use, and its publication."""
 
 import sys
 from pathlib import Path
@@ -53,3 +53,16 @@ def write_card(
     text = card(adapter, measured, configfile)
     with replacing(out or adapter / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@app.command("push")
+def push_adapter(
+    adapter: Annotated[Path, typer.Option(help="a folder made by `cft finetune`, with the card by `cft card`")],
+    repo: Annotated[str, typer.Option(help="the repository, such as my-lab/smollm2-soft")],
+    out: Annotated[Path, typer.Option(help="file that will name the commit")],
+    private: Annotated[bool, typer.Option(help="whether a new repository is private")] = True,
+) -> None:
+    """Publish an adapter and its card on the Hugging Face hub; needs a token that may write."""
+    from cft.hub import push
+
+    push(adapter, repo, private, out)
