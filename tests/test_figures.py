@@ -147,6 +147,16 @@ def test_fig2_draws_the_numbers_of_table1(one, drawn):
     np.testing.assert_allclose(sorted(map(list, bars)), sorted(wanted))
 
 
+def test_fig2_shows_the_floor_as_a_band():
+    scores = with_tests(synthetic.scores(), {})
+    figure, numbers = figures.load("fig2").draw(figures.Sources(scores=scores))
+    pit = numbers[numbers["measure"] == "pit_w1"]
+    assert pit[["floor", "floor_high"]].to_numpy() == pytest.approx(np.tile([0.012, 0.018], (len(pit), 1)))
+    bands = [band for axes in figure.axes for band in axes.collections if band.get_gid() == "floor"]
+    heights = [band.get_paths()[0].vertices[:, 1] for band in bands]
+    assert [(each.min(), each.max()) for each in heights] == [pytest.approx((0.012, 0.018))] * len(pit)
+
+
 def test_fig2_with_a_distance_that_nobody_has():
     scores = synthetic.scores()
     scores.loc[scores["metric"].isin(["w1_over_scale", "w1_over_scale_floor"]), "value"] = np.nan

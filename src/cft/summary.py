@@ -185,8 +185,9 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
     """The structured benchmark, a row per model, method, split and column of STRUCTURED.
 
     Columns: model, method, split, seeds, prompts, prompts_without_valid_draw (mean over seeds), families, measure,
-    value, low, high, floor (what a perfect sampler would score with as many draws; NaN where that is 0), and excess,
-    excess_low, excess_high: the value minus the floor, by family.
+    value, low, high, floor (what a perfect sampler would score with as many draws; NaN where that is 0), floor_high (the
+    95% quantile of its score on one prompt, combined in the same way), and excess, excess_low, excess_high: the value
+    minus the floor, by family.
     """
     wide = collect(scores, "structured")
     counts = _counts(scores)
@@ -205,12 +206,16 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
                 for name, measure in STRUCTURED.items():
                     values = cell(wide, measure.metric, model, method, split)
                     found = estimate(values, measure.statistic)
-                    floor = cell(wide, measure.floor, model, method, split) if measure.floor else pd.DataFrame()
+                    floor, floor_high = (
+                        cell(wide, f"{measure.floor}{end}", model, method, split) if measure.floor else pd.DataFrame()
+                        for end in ("", "_high")
+                    )
                     rows.append(
                         head
                         | {"families": len(values.dropna(how="all")), "measure": name}
                         | {"value": found.estimate, "low": found.low, "high": found.high}
                         | {"floor": estimate(floor, measure.statistic).estimate}
+                        | {"floor_high": estimate(floor_high, measure.statistic).estimate}
                         | columns("excess", difference(values, floor, measure.statistic))
                     )
     if not rows:

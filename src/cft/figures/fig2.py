@@ -61,10 +61,11 @@ def _panel(axes: Axes, rows: pd.DataFrame, models: list, methods: list, styles: 
     places = rows["model"].map(models.index) + (rows["method"].map(methods.index) - (len(methods) - 1) / 2) * step
     for place, (_, row) in zip(places, rows.iterrows(), strict=True):
         style = styles[row["method"]]
+        sides = [place - 0.45 * step, place + 0.45 * step]
+        if np.isfinite([row["floor"], row["floor_high"]]).all():
+            axes.fill_between(sides, row["floor"], row["floor_high"], color="0.85", linewidth=0, gid="floor", zorder=0)
         if np.isfinite(row["floor"]):
-            axes.plot(
-                [place - 0.45 * step, place + 0.45 * step], [row["floor"]] * 2, color="0.6", linewidth=2.2, zorder=1
-            )
+            axes.plot(sides, [row["floor"]] * 2, color="0.6", linewidth=2.2, zorder=1)
         if not np.isfinite(row["value"]):
             axes.plot(place, 0.03, "x", color=style["color"], transform=axes.get_xaxis_transform(), gid="no-value")
             continue
