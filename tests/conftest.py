@@ -64,6 +64,25 @@ def tiny(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def paper():
+    """The configuration of the whole paper."""
+    from cft.config import load
+
+    return load(ROOT / "config" / "paper.yaml")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For tiny models, whose threads only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of what the workflow reads, without results."""

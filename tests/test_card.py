@@ -30,19 +30,11 @@ METHOD = FinetuneMethod.model_validate(
     {"kind": "finetune", "labels": "law", "average": "value", "decimals": 1, "max_bins": 101, "epochs": 1, "draws": 1,
      "batch_size": 8, "max_steps": 2, "learning_rate": 1e-2}
 )  # fmt: skip
+pytestmark = pytest.mark.usefixtures("one_thread")
 CHATS = {
     "llama": {},
     "gpt_oss": {"template_options": {"reasoning_effort": "low"}, "answer_prefix": "<|channel|>final<|message|>"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These models are so small that threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

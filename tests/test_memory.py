@@ -1,0 +1,169 @@
+"""Memory: formulas against what torch holds."""
+
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from test_shapes import shape_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from cft.batches import batch_loss
+from cft.costs import read_costs
+from cft.footprint import too_large, training_peak
+from cft.memory import MicroBatch, kept_bytes, step_bytes, training_bytes
+from cft.shapes import ATTENTION
+from cft.tiny import RECIPES, SIZE
+
+ROOT = Path(__file__).resolve().parents[1]
+COSTS = read_costs(ROOT / "config" / "costs.yaml")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, those of `others` excluded."""
+
+    def __init__(self, others):
+        super().__init__()
+        self.others = {tensor.untyped_storage()._cdata for tensor in others}
+        self.sizes, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._note(leaf.untyped_storage())
+        return result
+
+    def _note(self, storage):
+        key = storage._cdata
+        if key not in self.sizes and key not in self.others:
+            self.sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key):
+        self.now -= self.sizes.pop(key)
+
+
+def adapted(architecture, layers, vocabulary=259, dtype=torch.float32):
+    """A tiny model of another depth with an adapter, in training, and its shape."""
+    recipe = {**RECIPES[architecture], **SIZE, "num_hidden_layers": layers, "vocab_size": vocabulary}
+    config = AutoConfig.for_model(**recipe, max_position_embeddings=1024, pad_token_id=0, eos_token_id=2)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    shape = shape_of(model)
+    lora = LoraConfig(r=4, lora_dropout=0.05, target_modules=list(ATTENTION))
+    return get_peft_model(model, lora, autocast_adapter_dtype=False).train(), shape
+
+
+def micro(batch, vocabulary=259):
+    """Random prompts and values of the sizes of `batch`, a prompt for each value, labelled by one token each."""
+    chance = torch.Generator().manual_seed(0)
+
+    def tokens(*size):
+        return torch.randint(0, vocabulary, size, generator=chance)
+
+    rows = batch.labels
+    return {
+        "prompts": tokens(batch.prompts, batch.prompt_tokens).tolist(),
+        "prompt_of": torch.arange(batch.values),
+        "tokens": tokens(batch.values, batch.value_tokens - 1),
+        "mask": torch.ones(batch.values, batch.value_tokens - 1, dtype=torch.long),
+        "row": torch.arange(rows),
+        "token": tokens(rows),
+        "probability": torch.ones(rows),
+        "weight": torch.full((rows,), 1 / rows),
+    }
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3", "gpt_oss"])
+@pytest.mark.parametrize("layers", [2, 5])
+@pytest.mark.parametrize("values", [2, 6])
+def test_what_is_kept_for_the_backward_pass(architecture, layers, values):
+    model, shape = adapted(architecture, layers)
+    batch = MicroBatch(values, 60, values, 9)
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            kept[storage._cdata] = storage  # held, so that no other storage gets its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        batch_loss(model, micro(batch))
+    measured = sum(storage.nbytes() for storage in kept.values())
+    assert 1 <= kept_bytes(shape, "float32", batch, 4, ATTENTION) / measured < 1.3
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "dtype", "values", "vocabulary"),
+    [
+        *((name, 2, "float32", 6, 259) for name in ("llama", "qwen3", "gemma3", "gpt_oss")),
+        *((name, 5, "bfloat16", 2, 259) for name in ("llama", "qwen3", "gemma3", "gpt_oss")),
+        ("llama", 2, "bfloat16", 2, 20000),  # logits are most of it
+    ],
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_peak_of_a_step(architecture, layers, dtype, values, vocabulary, checkpointing):
+    model, shape = adapted(architecture, layers, vocabulary, getattr(torch, dtype))
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    batch = MicroBatch(values, 60, values, 9)
+    batch_loss(model, micro(batch, vocabulary), whole=checkpointing).backward()
+    model.zero_grad(set_to_none=False)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    with Held([*model.parameters(), *gradients]) as held:
+        batch_loss(model, micro(batch, vocabulary), whole=checkpointing).backward()
+    assert 1 <= step_bytes(shape, dtype, batch, 4, ATTENTION, checkpointing) / held.peak < 1.3
+
+
+def test_values_that_share_a_prompt_take_less():
+    model, shape = adapted("llama", 3)
+    alone, together = MicroBatch(12, 90, 12, 9), MicroBatch(3, 90, 12, 9)
+    inputs = micro(together) | {"prompt_of": torch.arange(12) // 4}
+    with Held(model.parameters()) as held:
+        batch_loss(model, inputs).backward()
+    found = step_bytes(shape, "float32", together, 4, ATTENTION)
+    assert 1 <= found / held.peak < 1.3
+    assert found < 0.6 * step_bytes(shape, "float32", alone, 4, ATTENTION)
+
+
+def test_shards_divide_frozen_weights_only():
+    model, shape = adapted("qwen3", 4)
+    batch = MicroBatch(4, 90, 4, 9)
+    frozen = [(name, p.nbytes) for name, p in model.named_parameters() if not p.requires_grad]
+    weights = sum(size for _, size in frozen)
+    layers = sum(size for name, size in frozen if ".layers." in name) / 4
+    ends = sum(size for name, size in frozen if ".layers." not in name)
+    adapter = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    step = step_bytes(shape, "float32", batch, 4, ATTENTION)
+    alone = training_bytes(shape, "float32", batch, 4, ATTENTION, "float32")
+    assert alone == weights + 5 * adapter + step
+    shared = training_bytes(shape, "float32", batch, 4, ATTENTION, "float32", shards=2)
+    assert shared == pytest.approx(weights / 2 + ends + 2 * layers + 5 * adapter + step, rel=1e-3)
+
+
+def test_the_27b_model_on_a_card_of_80_gb(paper):
+    """Its bound is above 80 GB at eight values in a pass, and below with gradient checkpointing or two GPUs."""
+    model, method = paper.models["gemma-3-27b"], paper.methods["soft"]
+    plain = {"processes": 1, "gpus": 1, "gradient_checkpointing": False, "sharding": "ddp", "micro_batch": 8}
+
+    def peak(**changed):
+        return training_peak(COSTS, model.model_copy(update=plain | changed), method) / 1e9 + COSTS.gpu.reserve_gb
+
+    assert 80 < peak() < 85
+    assert peak(micro_batch=7) < 80
+    assert peak(gradient_checkpointing=True) < 62
+    assert peak(processes=2, sharding="fsdp") < 60
+    experiment = paper.model_copy(update={"models": {"large": model.model_copy(update=plain | {"cache_tokens": 1024})}})
+    (line,) = too_large(experiment, COSTS)
+    assert f"large: training needs up to {peak():.1f} GB of 80. Largest micro_batch that fits: 7." in line
+    assert f"With gradient_checkpointing: {peak(gradient_checkpointing=True):.1f} GB" in line
