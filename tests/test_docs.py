@@ -23,6 +23,7 @@ ELSEWHERE = (
     "--report",
     "cft sample",
     "cft card",
+    "cft fit",
     "cft score",
 )
 

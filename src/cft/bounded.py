@@ -1,7 +1,7 @@
 """What the bounds on a model's law say, as columns of law.parquet."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from cft.benchmark_settings import StructuredBenchmark
@@ -12,6 +12,17 @@ from cft.stats import curve_points
 from cft.target import Target, clip_range
 
 PROBES = 128  # leaves that say how much of what is unresolved goes astray
+
+
+class Limits(NamedTuple):
+    """Where bounds stop (gap, nodes, max_new_tokens), and how they are computed; see bound_law."""
+
+    gap: float
+    nodes: int
+    max_new_tokens: int
+    rows: int
+    seed: int
+    temperature: float = 1.0
 
 
 def bounded(
@@ -33,21 +44,35 @@ def bounded(
     """
     family, parameters = registry.parse(prompt_id)
     frozen = family.frozen(parameters)
+    limits = Limits(settings.gap, settings.nodes, settings.max_new_tokens, rows, crc32(prompt_id.encode()), temperature)
+    return columns(start, tokenizer, end, frozen, target, registry.quantiles, limits)
+
+
+def columns(
+    start: Prefixes,
+    tokenizer: Any,
+    end: int,
+    frozen: Any,
+    target: Target,
+    quantiles: tuple[float, float],
+    limits: Limits,
+) -> dict[str, Any]:
+    """The same for any SciPy distribution; `target` is its lattice, cut at these quantiles."""
     found = bound_law(
         start,
         tokenizer,
         [end],
         frozen,
-        rows,
-        gap=settings.gap,
-        nodes=settings.nodes,
-        max_new_tokens=settings.max_new_tokens,
+        limits.rows,
+        gap=limits.gap,
+        nodes=limits.nodes,
+        max_new_tokens=limits.max_new_tokens,
         stray=0,
         probes=PROBES,
-        seed=crc32(prompt_id.encode()),
-        temperature=temperature,
+        seed=limits.seed,
+        temperature=limits.temperature,
     )
-    between = clip_range(family, frozen, registry.quantiles)
+    between = clip_range(frozen, quantiles)
     ranges = {
         "law_valid": found.valid,
         "law_ks": found.ks(frozen),

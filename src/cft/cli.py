@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from cft import CftError
-from cft.commands import app, images, look, measure, models, plan, publish, run, show
+from cft.commands import app, fit, images, look, measure, models, plan, publish, run, show
 
-__all__ = ["app", "images", "look", "main", "measure", "models", "plan", "publish", "run", "show"]
+__all__ = ["app", "fit", "images", "look", "main", "measure", "models", "plan", "publish", "run", "show"]
 
 
 @app.callback()

@@ -4,7 +4,7 @@ All randomness of training but dropout is decided here. `prompts.parquet` has a 
 with its target where labels are laws; `examples.parquet` has a row per drawn value, in training order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +18,7 @@ from cft.method_settings import FinetuneMethod
 from cft.progress import Progress
 from cft.provenance import replacing, write_run, write_table
 from cft.streams import stream
-from cft.target import make_target
+from cft.target import Target, make_target
 
 PROMPTS = pa.schema(
     [
@@ -65,8 +65,18 @@ def _turns(prompts: list[Prompt], method: FinetuneMethod, rng: np.random.Generat
 
 
 def write_data(registry: Registry, method: FinetuneMethod, seed: int, folder: Path) -> None:
+    """Write the training prompts of the families, see `write_examples`."""
+
+    def target_of(prompt: Prompt) -> Target:
+        return make_target(registry, prompt.family, prompt.parameters, method.decimals, method.max_bins)
+
+    write_examples(registry.select("train"), target_of, method, seed, folder)
+
+
+def write_examples(
+    prompts: list[Prompt], target_of: Callable[[Prompt], Target], method: FinetuneMethod, seed: int, folder: Path
+) -> None:
     """Write prompts.parquet and examples.parquet into `folder`, with a run.json."""
-    prompts = registry.select("train")
     examples = order(prompts, method, seed)
     drawn = np.empty(len(examples), object)
     rows_of = examples.groupby("prompt", sort=True).indices
@@ -77,7 +87,7 @@ def write_data(registry: Registry, method: FinetuneMethod, seed: int, folder: Pa
     ):
         batch: list[dict[str, object]] = []
         for index, rows in rows_of.items():
-            record, drawn[rows] = _draw(registry, prompts[cast(int, index)], method, seed, examples.iloc[rows])
+            record, drawn[rows] = _draw(target_of, prompts[cast(int, index)], method, seed, examples.iloc[rows])
             batch.append(record)
             # Row groups, so that memory does not grow with the number of prompts.
             if len(batch) == 128 or progress.done + 1 == len(rows_of):
@@ -91,10 +101,10 @@ def write_data(registry: Registry, method: FinetuneMethod, seed: int, folder: Pa
 
 
 def _draw(
-    registry: Registry, prompt: Prompt, method: FinetuneMethod, seed: int, rows: pd.DataFrame
+    target_of: Callable[[Prompt], Target], prompt: Prompt, method: FinetuneMethod, seed: int, rows: pd.DataFrame
 ) -> tuple[dict[str, object], np.ndarray]:
     """A prompt's row, and the values at its rows of the examples, by inversion of the target's law."""
-    target = make_target(registry, prompt.family, prompt.parameters, method.decimals, method.max_bins)
+    target = target_of(prompt)
     uniform = np.stack([stream(seed, "values", prompt.prompt_id, e).random(method.draws) for e in range(method.epochs)])
     cumulative = np.cumsum(target.probabilities)
     chosen = np.searchsorted(cumulative, uniform[rows["epoch"], rows["draw"]] * cumulative[-1], "right")

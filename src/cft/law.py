@@ -182,7 +182,7 @@ def write_law(
             if isinstance(settings, StructuredBenchmark):
                 target = for_prompt(registry, prompt_id, settings.decimals, settings.max_bins)
                 rows = rows_within(cache_tokens, prompt)
-                record = _on_target(start, tokenizer, end, target, rows, temperature)
+                record = on_target(start, tokenizer, end, target, rows, temperature)
                 record |= bounded(start, tokenizer, end, prompt_id, target, registry, settings, rows, temperature)
             else:
                 record = _first_token(start, temperature)
@@ -192,9 +192,10 @@ def write_law(
     write_table(pd.DataFrame(records), out, **facts)
 
 
-def _on_target(
-    start: Prefixes, tokenizer: Any, end: int, target: Target, rows: int, temperature: float
+def on_target(
+    start: Prefixes, tokenizer: Any, end: int, target: Target, rows: int, temperature: float = 1.0
 ) -> dict[str, Any]:
+    """Columns of one prompt, the only row of `start`: support_probability, trie_kl, sequence_kl, …, law [values]."""
     trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, end)
     law = trie_law(start, trie, rows, temperature)
     return {

@@ -66,7 +66,14 @@ def run_path(output: Path) -> Path:
 
 def write_run(output: Path, **facts: Any) -> None:
     """Say beside `output` which command, code, packages and machine made it, plus `facts` (JSON values)."""
-    record = {
+    record = run_facts() | facts
+    with replacing(run_path(Path(output))) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, default=str) + "\n")
+
+
+def run_facts() -> dict[str, Any]:
+    """The command, code, packages and machine of this process, and its time so far."""
+    return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(STARTED)),
         "seconds": round(time.time() - STARTED, 1),
@@ -83,10 +90,7 @@ def write_run(output: Path, **facts: Any) -> None:
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
         },
         "container": container(),
-        **facts,
     }
-    with replacing(run_path(Path(output))) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, default=str) + "\n")
 
 
 def code_version() -> dict[str, Any]:

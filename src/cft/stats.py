@@ -115,7 +115,7 @@ def target_scale(family: Family, frozen: Any, quantiles: tuple[float, float]) ->
 
     Clipping makes it finite for every family (Cauchy has no variance). Its relative error is below 1e-3.
     """
-    lower, upper = clip_range(family, frozen, quantiles)
+    lower, upper = clip_range(frozen, quantiles)
     if not family.discrete:
         return float(np.clip(_fast_quantiles(frozen, midpoints(20_000)), lower, upper).std())
     integers = np.arange(lower, upper + 1)

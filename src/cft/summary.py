@@ -185,9 +185,9 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
     """The structured benchmark, a row per model, method, split and column of STRUCTURED.
 
     Columns: model, method, split, seeds, prompts, prompts_without_valid_draw (mean over seeds), families, measure,
-    value, low, high, floor (what a perfect sampler would score with as many draws; NaN where that is 0), floor_high (the
-    95% quantile of its score on one prompt, combined in the same way), and excess, excess_low, excess_high: the value
-    minus the floor, by family.
+    value, low, high, floor (what a perfect sampler would score with as many draws; NaN where that is 0), floor_high
+    (the 95% quantile of its score on one prompt, combined in the same way), and excess, excess_low, excess_high: the
+    value minus the floor, by family.
     """
     wide = collect(scores, "structured")
     counts = _counts(scores)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import rv_discrete
 
 from cft import CftError
-from cft.distributions import Family, Registry
+from cft.distributions import Registry
 
 LARGEST_SUPPORT = 1_000_000
 LARGEST_TICK = 2**53  # beyond it neighbouring lattice points are one floating-point number
@@ -37,22 +38,28 @@ def make_target(
     Raises CftError for an unknown family, parameters out of range, or a support too large to list.
     """
     kind = registry[family]
-    frozen = kind.frozen(parameters)
-    lower, upper = clip_range(kind, frozen, registry.quantiles)
-    reach = max(abs(lower), abs(upper)) / (1 if kind.discrete else 10**-decimals)
+    return discretise(kind.identifier(parameters), kind.frozen(parameters), registry.quantiles, decimals, max_bins)
+
+
+def discretise(
+    name: str, frozen: Any, quantiles: tuple[float, float], decimals: int = 5, max_bins: int = 1001
+) -> Target:
+    """The target of a SciPy distribution, see `make_target`; `name` is what an error calls it."""
+    discrete = isinstance(frozen.dist, rv_discrete)
+    lower, upper = clip_range(frozen, quantiles)
+    reach = max(abs(lower), abs(upper)) / (1 if discrete else 10**-decimals)
     if not reach < LARGEST_TICK:
-        raise CftError(f"{kind.identifier(parameters)}: its range [{lower:g}, {upper:g}] is too wide to list values of")
-    if kind.discrete and upper - lower >= LARGEST_SUPPORT:
+        raise CftError(f"{name}: its range [{lower:g}, {upper:g}] is too wide to list values of")
+    if discrete and upper - lower >= LARGEST_SUPPORT:
         raise CftError(
-            f"{kind.identifier(parameters)}: a support of {upper - lower + 1:,.0f} integers is too large "
-            f"(limit {LARGEST_SUPPORT:,})"
+            f"{name}: a support of {upper - lower + 1:,.0f} integers is too large (limit {LARGEST_SUPPORT:,})"
         )
-    if kind.discrete:
+    if discrete:
         values, mass = _discrete(frozen, lower, upper)
     else:
         values, mass = _continuous(frozen, lower, upper, decimals, max_bins)
     if not np.isfinite(mass).all() or mass.sum() <= 0:
-        raise CftError(f"{kind.identifier(parameters)}: its probabilities cannot be computed on the support")
+        raise CftError(f"{name}: its probabilities cannot be computed on the support")
     return Target(values, mass / mass.sum(), lower, upper)
 
 
@@ -61,11 +68,11 @@ def for_prompt(registry: Registry, prompt_id: str, decimals: int, max_bins: int)
     return make_target(registry, family.name, parameters, decimals, max_bins)
 
 
-def clip_range(family: Family, frozen: Any, quantiles: tuple[float, float]) -> tuple[float, float]:
-    """The range that a target covers: between the quantiles, or to a discrete family's own bounds where finite."""
+def clip_range(frozen: Any, quantiles: tuple[float, float]) -> tuple[float, float]:
+    """The range that a target covers: between the quantiles, or to a discrete law's own bounds where finite."""
     bottom, top = (float(edge) for edge in frozen.support())
     low, high = (float(frozen.ppf(q)) for q in quantiles)
-    if family.discrete:
+    if isinstance(frozen.dist, rv_discrete):
         return (bottom if math.isfinite(bottom) else math.floor(low)), (top if math.isfinite(top) else math.ceil(high))
     return max(low, bottom), min(high, top)
 

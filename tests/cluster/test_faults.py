@@ -192,18 +192,21 @@ def test_jobs_over_their_memory_or_time_get_more(limits, cluster):
 
 
 @pytest.mark.long
-def test_a_warning_before_the_time_is_up(snakemake, cluster, before):
+def test_a_warning_before_the_time_is_up(fresh, cluster, environment):
     """Training writes a checkpoint and its next attempt goes on from there; the signal is sent as Slurm would."""
-    config = before / "config/small.yaml"
+    folder = fresh()
+    config = folder / "config/small.yaml"
     config.write_text(
         config.read_text().replace("max_steps: 4", "max_steps: 480").replace("save_every: 2", "save_every: 999")
     )
-    process = snakemake.start(ADAPTER)
-    log = before / "results/logs/finetune/tiny-llama/soft/seed1.log"
+    with (folder / "out.log").open("w") as said:
+        command = ["snakemake", ADAPTER, *SLURM, *SMALL]
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said)
+    log = folder / "results/logs/finetune/tiny-llama/soft/seed1.log"
     job = running(cluster, "finetune")
     cluster.wait(lambda: log.exists() and " steps, " in log.read_text(), "training to go on", 120)
     must("scancel", "--signal=USR1", job)
     cluster.wait(lambda: running(cluster, "finetune") != job, "a second attempt")
-    assert process.wait(240) == 0, snakemake.said()
-    run = json.loads((before / ADAPTER).with_name("run.json").read_text())
-    assert run["steps"] == 480 and run["resumed_from"]
+    assert process.wait(240) == 0, (folder / "out.log").read_text()
+    run = json.loads((folder / ADAPTER).with_name("run.json").read_text())
+    assert run["steps"] == 480 and run["resumed_from"], log.read_text() + (folder / "out.log").read_text()
