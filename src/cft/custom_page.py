@@ -137,8 +137,8 @@ def figure(own: OwnTarget, means: Mapping[str, pd.DataFrame], labels: str) -> st
         for panel, (split, frame) in zip(panels, means.items(), strict=True):
             draw = _curves if own.frozen is not None else _bars
             draw(panel, frame, styles)
-            panel.set_title(f"phrasings {split if split == 'trained' else 'held out'}, mean over them")
-        panels[0].legend(loc="lower right")
+            panel.set_title(f"{split} phrasings, mean over them")
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(LAWS))
         text = StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         drawn.savefig(text, format="svg", metadata=nothing)  # type: ignore[arg-type]
