@@ -39,8 +39,8 @@ def law(path, known, method, seed, by=0.0):
     for prompt_id in IDS:
         points, frozen = points_of(known, prompt_id)
         low = 0.5 * frozen.cdf(points)
-        rows.append(("m", method, seed, prompt_id, points + by, low, low + 0.1))
-    names = ["model", "method", "seed", "prompt_id", "points", "cdf_low", "cdf_high"]
+        rows.append(("m", method, seed, prompt_id, points + by, low, low + 0.1, 0.5, 0.8))
+    names = ["model", "method", "seed", "prompt_id", "points", "cdf_low", "cdf_high", "law_valid_low", "law_valid_high"]
     write_table(pd.DataFrame(rows, columns=names), path)
     return path
 
@@ -66,7 +66,9 @@ def test_a_method_without_adapter_has_one_law_for_all_seeds(known, tmp_path):
     assert found["low"].notna().all() and (found["method"] == "hard").sum() == found["drawn"].isna().sum() == 2
     for row in found.itertuples():
         points, frozen = points_of(known, row.prompt_id)
-        assert row.low == pytest.approx(0.5 * frozen.cdf(points)) and row.high == pytest.approx(row.low + 0.1)
+        # Of all answers, as draws are counted; the files' are shares of the valid ones, which are half to four fifths.
+        assert row.low == pytest.approx(0.5 * 0.5 * frozen.cdf(points))
+        assert row.high == pytest.approx(0.8 * (0.5 * frozen.cdf(points) + 0.1))
 
 
 def test_a_law_of_another_target_is_refused(known, tmp_path):
@@ -87,10 +89,12 @@ def test_what_the_page_unpacks(known, tmp_path):
     content = json.loads(zlib.decompress(base64.b64decode(packed)))
     points, frozen = points_of(known, IDS[0])
     assert content["points"] == pytest.approx(points, rel=1e-5) and content["discrete"] is False
-    assert np.array(content["target"]) / curves.PARTS == pytest.approx(frozen.cdf(points), abs=5e-4)
+    assert np.array(content["target"]) / curves.PARTS == pytest.approx(frozen.cdf(points), abs=5.1e-4)
     (run,) = content["runs"]
     assert run["numbers"] == {"pit_w1": 0.25, "p_fit": None} and run["samples"] == TEXTS[IDS[0]]
-    assert np.array(run["high"]) - run["low"] == pytest.approx(100, abs=1)
+    lower = 0.5 * frozen.cdf(points)
+    assert np.array(run["high"]) / curves.PARTS == pytest.approx(0.8 * (lower + 0.1), abs=5.1e-4)
+    assert np.array(run["low"]) / curves.PARTS == pytest.approx(0.5 * lower, abs=5.1e-4)
 
 
 def test_numbers_are_those_of_the_scores():

@@ -29,9 +29,9 @@ NUMBERS = ("n", "valid_rate", "law_pit_w1_low", "law_pit_w1_high", "pit_w1", "pi
 def measure(draws: Iterable[Path], laws: Iterable[Path], registry: Registry) -> pd.DataFrame:
     """A row per prompt, model, method and seed, from files of structured draws and of laws.
 
-    Columns, each None where there is no such file: low, high [points] between which the law's distribution function
-    lies at the percentiles of the target; drawn [points] the share of all draws that are valid and at most so large;
-    samples, the first texts. Raises CftError for a law of another target.
+    Columns, each None where there is no such file: drawn [points], the share of all draws that are valid and at most
+    so large, at the percentiles of the target; low, high [points] between which the law's probability of such an answer
+    lies; samples, the first texts. Raises CftError for a law of another target.
     """
     drawn = [row for path in draws for row in _of_draws(read_table(path, [*RUN, "text"]), registry)]
     found = pd.DataFrame(drawn, columns=["prompt_id", *RUN, "drawn", "samples"])
@@ -64,13 +64,13 @@ def drawn_cdf(texts: list[str], prompt_id: str, registry: Registry) -> np.ndarra
 
 
 def _of_laws(path: Path, registry: Registry) -> Iterable[tuple]:
-    columns = ["prompt_id", *RUN, "points", "cdf_low", "cdf_high"]
-    for prompt_id, *run, at, low, high in read_table(path, columns)[columns].itertuples(index=False):
+    columns = ["prompt_id", *RUN, "points", "cdf_low", "cdf_high", "law_valid_low", "law_valid_high"]
+    for prompt_id, *run, at, low, high, least, most in read_table(path, columns)[columns].itertuples(index=False):
         family, parameters = registry.parse(prompt_id)
         points = curve_points(family.frozen(parameters))
         if not (len(at) == len(points) and np.allclose(at, points, rtol=1e-6)):
             raise CftError(f"{path}: the law of {prompt_id} is of another target; delete the file and run again")
-        yield (prompt_id, *run, low, high)
+        yield (prompt_id, *run, low * least, high * most)  # the file's are given that the answer is valid
 
 
 @dataclass(frozen=True)
