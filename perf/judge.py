@@ -3,25 +3,24 @@
     python perf/judge.py       tiny random DeBERTa-v2, 128 tokens per answer, against batches of 16 pairs as they come
 
 Answers have mixed lengths, every pair is different, both ways must reach the same verdicts. On a processor small
-batches are faster: the attention of a batch must not outgrow the caches. Results are printed and kept in results/perf.
-A ratio within one run means something; a speed on a shared machine means little.
+batches are faster: the attention of a batch must not outgrow the caches.
 """
 
-import json
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import typer
+from record import ROUNDS, THREADS, compared, in_turns, keep
 
 from cft.judges import MAX_TOKENS, THRESHOLD, Judge, Row
 from cft.model_settings import ModelSource
 from cft.models import prepare
 from cft.streams import stream
 
-THREADS, BATCH = 2, 16
+BATCH, PAIRS = 16, (64, 256, 1024)
 
 
 def pairs_of(model: Judge, count: int) -> list[Row]:
@@ -46,39 +45,23 @@ def as_they_come(model: Judge, rows: list[Row]) -> torch.Tensor:
     return torch.cat(found)
 
 
-def measured(work: Callable[[], torch.Tensor], repeats: int) -> tuple[torch.Tensor, float]:
-    """The logits and the shortest processor time in seconds of a few runs, after one that warms up."""
-    logits, seconds = work(), []
-    for _ in range(repeats):
-        started = time.process_time()
-        work()
-        seconds.append(time.process_time() - started)
-    return logits, min(seconds)
-
-
-def main(pairs: int = 2048, batch_tokens: int = 2048, repeats: int = 3) -> None:
-    """Pairs per second of processor time both ways, and their ratio."""
+def main(batch_tokens: int = 2048, rounds: int = ROUNDS) -> None:
+    """Keep the section `judge`: seconds of the processor both ways."""
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         prepare(ModelSource(source="tiny", architecture="deberta_v2", dtype="float32"), Path(folder) / "judge")
         model = Judge("similarity", Path(folder) / "judge", batch_tokens)
-    rows = pairs_of(model, pairs)
-    theirs, before = measured(lambda: as_they_come(model, rows), repeats)
-    ours, now = measured(lambda: model.logits(rows), repeats)
-    verdicts = [logits.softmax(-1)[:, 1] > THRESHOLD for logits in (ours, theirs)]
-    assert torch.equal(*verdicts), "the two ways disagree"
-    found = {
-        "pairs": pairs,
-        "equivalent": float(verdicts[0].float().mean()),
-        "sorted_pairs_per_cpu_s": pairs / now,
-        "batches_of_16_pairs_per_cpu_s": pairs / before,
-        "ratio": before / now,
-    }
-    kept = Path("results/perf/judge.json")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=2, default=lambda value: round(value, 3))
-    kept.write_text(text + "\n")
-    print(text)
+    rows = []
+    for pairs in PAIRS:
+        encoded = pairs_of(model, pairs)
+        ways = {"ours": partial(model.logits, encoded), "as they come": partial(as_they_come, model, encoded)}
+        times, found = in_turns(ways, rounds, clock=time.process_time, warm_up=pairs == PAIRS[0])
+        verdicts = [found[name].softmax(-1)[:, 1] > THRESHOLD for name in ways]
+        assert torch.equal(*verdicts), "the two ways disagree"
+        rows.append(compared(f"{pairs:,} pairs", "s", times["ours"], times["as they come"]))
+        print(rows[-1], flush=True)
+    title = "NoveltyBench's classifier (tiny), in seconds of the processor: sorted by length, against batches of 16"
+    keep("judge", title, rows, ["Answers of mixed length, at most 128 tokens each; same verdicts both ways."])
 
 
 if __name__ == "__main__":

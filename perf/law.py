@@ -1,22 +1,22 @@
 """What bounds on a model's law cost, against the draws that would say as much, and whether draws fall within them.
 
     python perf/law.py
+    python perf/law.py --every 1 --rounds 1 --checked 12       40 minutes: all prompts, and draws against the bounds
 
-SmolLM2 with the demo's adapter, or without (`--no-adapted`). First the processor time of the bounds of all 42 prompts,
-at the default gap, against 1,000 draws of each with `generate` at batch 64, of which a few batches are measured. Then
-many draws of some prompts by the tree sampler: how far they leave the bounds, beside how far they may (99%, by the
-inequality of Dvoretzky, Kiefer and Wolfowitz). Printed and kept in results/perf.
+SmolLM2 with the demo's adapter, or without (`--no-adapted`). The processor time of the bounds of every sixth of the 42
+prompts, at the default gap, against 1,000 draws of each with `generate` at batch 64, of which a batch is measured. With
+`--checked`, 20,000 draws of so many prompts by the tree sampler: how far they leave the bounds, beside how far they may
+(99%, by the inequality of Dvoretzky, Kiefer and Wolfowitz).
 """
 
-import json
 import time
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import typer
-from sampling import ADAPTER, MODEL, THREADS, generate, job_of, measured
+from record import ROUNDS, THREADS, compared, keep
+from sampling import ADAPTER, MODEL, generate, job_of, measured
 
 from cft import engines
 from cft.benchmark_settings import StructuredBenchmark
@@ -27,44 +27,45 @@ from cft.numbers import read_number
 from cft.prefix import Prefixes
 from cft.target import for_prompt
 
-Checked = Annotated[int, typer.Option(min=1, help="prompts that are drawn from")]
 
-
-def main(adapted: bool = True, prompts: int = 42, draws: int = 20_000, checked: Checked = 12, batches: int = 4) -> None:
-    """Write results/perf/law.json."""
-    job = job_of(MODEL, ADAPTER if adapted else None, "transformers", draws)
+def main(adapted: bool = True, every: int = 6, rounds: int = ROUNDS, checked: int = 0, draws: int = 20_000) -> None:
+    """Keep the section `law`, in seconds of the processor per prompt."""
+    adapter = ADAPTER if adapted else None
+    job = job_of(MODEL, adapter, "transformers", draws)
     torch.set_num_threads(THREADS)
-    keys = list(job.prompts)[:: max(1, len(job.prompts) // prompts)]
-    model, _ = load_for_evaluation(MODEL, ADAPTER if adapted else None, job.prompts[keys[0]])
-    settings = StructuredBenchmark(draws=1, max_new_tokens=32)
-    families, laws, each = registry(), {}, []
+    keys = list(job.prompts)[::every]
+    model, _ = load_for_evaluation(MODEL, adapter, job.prompts[keys[0]])
+    laws: dict[str, dict[str, Any]] = {}
+    ours, other = [], []
     with torch.inference_mode():
-        for key in keys:
+        for _ in range(rounds):
             started = time.process_time()
-            start = Prefixes.of(model, [job.prompts[key]])
-            target = for_prompt(families, key, settings.decimals, settings.max_bins)
-            laws[key] = bounded(start, job.tokenizer, job.stops[0], key, target, families, settings, 64, 1.0)
-            each.append(time.process_time() - started)
-        other = measured(lambda: generate(model, job, keys, batches))
-    width = np.array([law["law_pit_w1_high"] - law["law_pit_w1_low"] for law in laws.values()])
-    found: dict[str, Any] = {
-        "prompts": len(keys),
-        "law_cpu_s": sum(each),
-        "generate_1000_cpu_s": len(keys) * 1000 / other["draws_per_cpu_s"],
-        "forward_tokens": float(np.mean([law["law_forward_tokens"] for law in laws.values()])),
-        "stray": [float(np.quantile([law["law_stray"] for law in laws.values()], level)) for level in (0.5, 0.9)],
-        "width_of_pit_w1": [float(np.quantile(width, level)) for level in (0.5, 0.9, 1)],
-    }
-    found["law_costs"] = found["law_cpu_s"] / found["generate_1000_cpu_s"]
-    print(json.dumps(found, indent=2), flush=True)
-    some = keys[:: max(1, len(keys) // checked)][:checked]
-    engine: Any = engines.start(job)
-    found["draws"] = {key: outside(engine, job, key, laws[key]) for key in some}
-    found["prompts within"] = sum(part["outside"] <= part["allowed"] for part in found["draws"].values())
-    text = json.dumps(found, indent=2)
-    Path("results/perf").mkdir(parents=True, exist_ok=True)
-    Path("results/perf/law.json").write_text(text + "\n")
-    print(text)
+            laws = {key: law_of(model, job, key) for key in keys}
+            ours.append((time.process_time() - started) / len(keys))
+            other.append(1000 / measured(lambda: generate(model, job, keys, 1))["draws_per_cpu_s"])
+    width = [law["law_pit_w1_high"] - law["law_pit_w1_low"] for law in laws.values()]
+    tokens = np.mean([law["law_forward_tokens"] for law in laws.values()])
+    notes = [
+        f"Of a prompt {tokens:.0f} tokens are computed, its own not counted. Width of the bounds on PIT-scale W1: "
+        f"{np.median(width):.3f} (median), {max(width):.3f} (most)."
+    ]
+    if checked:
+        engine: Any = engines.start(job)
+        some = keys[:: max(1, len(keys) // checked)][:checked]
+        within = sum(
+            found["outside"] <= found["allowed"] for key in some for found in [outside(engine, job, key, laws[key])]
+        )
+        notes.append(f"{draws:,} draws of {len(some)} prompts: within the bounds and their sampling error on {within}.")
+    title = "Bounds on a prompt's law, in seconds of the processor, against 1,000 draws with `generate` at batch 64"
+    keep("law", title, [compared(f"a prompt (mean of {len(keys)})", "s", ours, other)], notes)
+
+
+def law_of(model: Any, job: Any, key: str) -> dict[str, Any]:
+    """The bounds on one prompt's law."""
+    settings = StructuredBenchmark(draws=1, max_new_tokens=32)
+    start = Prefixes.of(model, [job.prompts[key]])
+    target = for_prompt(registry(), key, settings.decimals, settings.max_bins)
+    return bounded(start, job.tokenizer, job.stops[0], key, target, registry(), settings, 64, 1.0)
 
 
 def outside(engine: Any, job: Any, key: str, law: dict[str, Any]) -> dict[str, float]:

@@ -3,12 +3,10 @@
     python perf/page.py
 
 Writes both pages and loads each of them several times from the disk, without network: until it can be used (the
-load event), and until its last chart is drawn, which goes on in idle moments. Printed and kept in results/perf.
+load event), and until its last chart is drawn, which goes on in idle moments.
 """
 
-import json
 import shutil
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -16,13 +14,13 @@ from typing import Annotated, Any
 
 import typer
 from playwright.sync_api import Browser, sync_playwright
+from record import ROOT, ROUNDS, compared, keep
 
 from cft import claims, figures, report, tables
 from cft.distributions import registry
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-import synthetic  # noqa: E402
+import synthetic
 
 METHODS = [*synthetic.METHODS, "ssot", "temperature"]
 SIZES: dict[str, dict[str, Any]] = {
@@ -64,22 +62,18 @@ def load(browser: Browser, page: Path) -> tuple[float, float]:
     return loaded, drawn
 
 
-def main(rounds: Annotated[int, typer.Option(min=1)] = 5) -> None:
-    """Print and write results/perf/page.json."""
-    found: dict[str, Any] = {}
+def main(rounds: Annotated[int, typer.Option(min=1)] = ROUNDS) -> None:
+    """Keep the section `page`."""
+    rows, sizes = [], []
     with sync_playwright() as tools:
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
         browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for name, size in SIZES.items():
             page = write(size, ROOT / "results/perf/page" / name)
-            times = [load(browser, page) for _ in range(rounds)]
-            loaded, drawn = (statistics.median(each) for each in zip(*times, strict=True))
-            found[name] = {"megabytes": page.stat().st_size / 1e6, "loaded_s": loaded, "all_drawn_s": drawn}
-            print(
-                f"{name}: {found[name]['megabytes']:.1f} MB, loaded in {loaded:.2f} s, last chart after {drawn:.1f} s"
-            )
-    out = ROOT / "results/perf/page.json"
-    out.write_text(json.dumps(found, indent=2) + "\n")
+            loaded, drawn = zip(*[load(browser, page) for _ in range(rounds)], strict=True)
+            rows += [compared(f"{name}, loaded", "s", loaded), compared(f"{name}, last chart drawn", "s", drawn)]
+            sizes.append(f"{name} {page.stat().st_size / 1e6:.1f} MB")
+    keep("page", "The report in Chromium, without network", rows, [f"Size of the page: {', '.join(sizes)}."])
 
 
 if __name__ == "__main__":

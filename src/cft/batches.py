@@ -16,7 +16,7 @@ import torch
 from cft import chat
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings
-from cft.prefix import Prefixes, left_padded, logits_only_at
+from cft.prefix import Prefixes, common_start, has_window, left_padded, logits_only_at
 from cft.provenance import read_table
 from cft.trie import Trie, build_trie
 
@@ -50,14 +50,15 @@ def law_loss(
 
 
 def batch_loss(model: Any, micro: Micro, temperature: float = 1.0, whole: bool = False) -> torch.Tensor:
-    """The loss of one micro-batch: each prompt once, its cache shared by its values.
+    """The loss of one micro-batch: the start of all prompts once, each prompt's rest once for all of its values.
 
     whole    every value with a copy of its prompt, without a cache: what gradient checkpointing can compute twice
     """
     if whole:
         logits = _whole_sequences(model, micro)
     else:
-        values = Prefixes.of(model, micro["prompts"]).select(micro["prompt_of"])
+        common = 0 if has_window(model) else micro["common"]
+        values = Prefixes.of(model, micro["prompts"], common).select(micro["prompt_of"])
         first = values.logits
         logits = torch.cat([first, values.extend(micro["tokens"], micro["mask"])])
     return law_loss(logits, micro["row"], micro["token"], micro["probability"], micro["weight"], temperature)
@@ -120,12 +121,15 @@ class Batches(torch.utils.data.Dataset):
         count = sum(len(tokens) for _, tokens, _ in values)
         by_value = self.method.average == "value"
         weights = [1 / (len(values) * len(tokens)) if by_value else 1 / count for _, tokens, _ in values]
+        # Of the whole batch, whatever this process's share: sharded models must all be called equally often.
+        common = common_start([self._prompt_tokens(prompt_id) for prompt_id, _, _ in values])
         process, processes = self.share
         own = _part(list(zip(values, weights, strict=True)), process, processes)
         rounds = math.ceil(math.ceil(len(values) / processes) / self.micro)
         # Where others have a round more, this process computes a value of no weight: they wait for each other.
         own += [(values[0], 0.0)] * (rounds - len(own))
-        return [self._micro(*zip(*_part(own, i, rounds), strict=True)) for i in range(rounds)]
+        parts = (_part(own, i, rounds) for i in range(rounds))
+        return [self._micro([value for value, _ in part], [weight for _, weight in part], common) for part in parts]
 
     def _label(self, prompt_id: str, value: str) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
         """A value's tokens, terminator included, and the law that labels each of them."""
@@ -152,7 +156,7 @@ class Batches(torch.utils.data.Dataset):
         trie = build_trie(tokens, target["probabilities"], self.terminator)
         return trie, dict(zip(target["values"], trie.row.tolist(), strict=True))
 
-    def _micro(self, values: Sequence[Any], weights: Sequence[float]) -> Micro:
+    def _micro(self, values: Sequence[Any], weights: Sequence[float], common: int) -> Micro:
         prompt_ids = list(dict.fromkeys(prompt_id for prompt_id, _, _ in values))
         lengths = np.array([len(tokens) for _, tokens, _ in values])
         tokens = np.zeros((len(values), lengths.max() - 1), np.int64)
@@ -163,6 +167,7 @@ class Batches(torch.utils.data.Dataset):
         weight = np.concatenate([weights, np.repeat(weights, lengths - 1)])
         return {
             "prompts": [self._prompt_tokens(prompt_id) for prompt_id in prompt_ids],
+            "common": common,
             "prompt_of": torch.tensor([prompt_ids.index(prompt_id) for prompt_id, _, _ in values]),
             "tokens": torch.from_numpy(tokens),
             "mask": torch.from_numpy(mask.astype(np.int64)),
