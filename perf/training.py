@@ -179,7 +179,7 @@ def main(
         "training",
         "A training step of 32 values, SmolLM2 in float32, against full sequences, all logits and a loop over labels",
         rows,
-        [f"Outside forward and backward passes `cft finetune` spends {share:.1%} of a step (the demo's)."],
+        [f"Outside forward and backward passes fine-tuning spends {share:.1%} of a step (the demo's)."],
     )
 
 
