@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pandas as pd
 import pytest
 import synthetic
 import torch
+from command import cft
 from huggingface_hub import ModelCard
 
 from cft import CftError, chat
@@ -24,7 +24,6 @@ from cft.models import load_model, load_tokenizer, prepare
 from cft.provenance import write_table
 from cft.train import finetune
 
-CFT = Path(sys.executable).with_name("cft")
 PAPER = Path(__file__).resolve().parents[1] / "config" / "paper.yaml"
 METHOD = FinetuneMethod.model_validate(
     {"kind": "finetune", "labels": "law", "average": "value", "decimals": 1, "max_bins": 101, "epochs": 1, "draws": 1,
@@ -277,11 +276,11 @@ def test_an_adapter_that_the_workflow_did_not_place(changed):
 def test_the_command(changed, scores, tmp_path):
     folder = changed()
     write_table(scores, tmp_path / "scores.parquet")
-    command = [CFT, "card", "--adapter", folder, "--scores", tmp_path / "scores.parquet"]
-    subprocess.run(command, check=True)
+    command = ["card", "--adapter", folder, "--scores", tmp_path / "scores.parquet"]
+    cft(*command, check=True)
     written = (folder / "README.md").read_text(encoding="utf-8")
     assert written == card(folder, scores, PAPER)
-    subprocess.run([*command, "--out", tmp_path / "card.md"], check=True)
+    cft(*command, "--out", tmp_path / "card.md", check=True)
     assert (tmp_path / "card.md").read_text(encoding="utf-8") == written
-    failed = subprocess.run([CFT, "card", "--adapter", tmp_path], capture_output=True, text=True)
+    failed = cft("card", "--adapter", tmp_path)
     assert failed.returncode == 1 and re.fullmatch(r"cft: .+ it has no run\.json\n", failed.stderr)

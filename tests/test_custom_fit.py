@@ -2,21 +2,19 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import cft
 
 from cft import chat
 from cft.custom_fit import total_variation
 from cft.models import load_model, load_tokenizer, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
-CFT = Path(sys.executable).with_name("cft")
 TARGET = """
 prompts: ["Flip: {outcomes}?", "A coin falls on"]
 held_out: "Toss it"
@@ -26,7 +24,7 @@ STEPS = ["--steps", "30", "--learning-rate", "0.02", "--threads", "1", "--seed",
 
 
 def run(*words):
-    return subprocess.run([CFT, "fit", *map(str, words)], capture_output=True, text=True, timeout=300)
+    return cft("fit", *words)
 
 
 @pytest.fixture(scope="module")

