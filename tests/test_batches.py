@@ -1,41 +1,47 @@
-"""The losses against the authors' code, and the shared prompt against the naive full-sequence computation."""
+"""The losses against the authors' code, and packed rows against whole sequences."""
+
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from cft import chat
+from cft import CftError, batches, chat
 from cft.batches import FLOOR, Batches, batch_loss, law_loss
 from cft.data import write_data
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings
 from cft.models import load_model, load_tokenizer
+from cft.packed import pack
 
 
 def test_golden_soft_losses(golden_rows):
     for row in golden_rows("soft_loss"):
         logits = torch.tensor(row["logits"], dtype=torch.float64)
         sizes = [len(ids) for ids in row["next_ids"]]
-        entries = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        place = torch.arange(len(sizes))
+        entries = place.repeat_interleave(torch.tensor(sizes))
         token = torch.tensor([i for ids in row["next_ids"] for i in ids])
         law = torch.tensor([p for law in row["next_probs"] for p in law], dtype=torch.float64)
         assert row["epsilon"] == FLOOR
         for step, wanted in enumerate(row["step_losses"]):
             weight = torch.zeros(len(sizes), dtype=torch.float64)
             weight[step] = 1
-            assert float(law_loss(logits, entries, token, law, weight, row["tau"])) == pytest.approx(wanted, rel=1e-9)
+            found = law_loss(logits, place, entries, token, law, weight, row["tau"])
+            assert float(found) == pytest.approx(wanted, rel=1e-9)
         mean = torch.full((len(sizes),), 1 / len(sizes), dtype=torch.float64)
-        assert float(law_loss(logits, entries, token, law, mean, row["tau"])) == pytest.approx(row["loss"], rel=1e-9)
+        found = law_loss(logits, place, entries, token, law, mean, row["tau"])
+        assert float(found) == pytest.approx(row["loss"], rel=1e-9)
 
 
 def test_golden_hard_losses(golden_rows):
     for row in golden_rows("hard_loss"):
         logits, labels = torch.tensor(row["logits"], dtype=torch.float64)[:, :-1], torch.tensor(row["labels"])[:, 1:]
         rows, label = logits[labels != -100], labels[labels != -100]
-        count = len(label)
+        count, every = len(label), torch.arange(len(label))
         law, weight = torch.ones(count, dtype=torch.float64), torch.full((count,), 1 / count, dtype=torch.float64)
-        assert float(law_loss(rows, torch.arange(count), label, law, weight)) == pytest.approx(row["loss"], rel=1e-6)
+        assert float(law_loss(rows, every, every, label, law, weight)) == pytest.approx(row["loss"], rel=1e-6)
 
 
 SETTINGS = {
@@ -96,25 +102,24 @@ def gradients(model, loss):
         ("gpt_oss", "float32", 1e-5),
     ],
 )
-@pytest.mark.parametrize("micro", [5, 12])
-def test_shared_prompt_equals_naive(tiny, run, architecture, dtype, tolerance, micro):
+@pytest.mark.parametrize(("micro", "row"), [(5, 9999), (12, 9999), (12, 80)])
+def test_packed_rows_equal_whole_sequences(tiny, run, monkeypatch, architecture, dtype, tolerance, micro, row):
+    """Loss and gradients, in one row and in several, where layers see a window narrower than the prompts too."""
     method, folder = run
+    monkeypatch.setattr(batches, "pack", partial(pack, row=row))
     model, tokenizer = load_model(tiny(architecture, dtype)), load_tokenizer(tiny(architecture, dtype))
     lora = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)
     model = get_peft_model(model, lora, autocast_adapter_dtype=False)
     data = Batches(folder, tokenizer, ChatSettings(), method, micro)
     micros = data[1]
     assert len(micros) == -(-12 // micro)
-    shared = torch.stack([batch_loss(model, part, method.temperature) for part in micros]).sum()
-    shared_gradient = gradients(model, shared)
-    whole = torch.stack([batch_loss(model, part, method.temperature, whole=True) for part in micros]).sum()
-    whole_gradient = gradients(model, whole)
+    assert (len(micros[0]["tokens"]) > 1) == (row < 9999)
+    packed = torch.stack([batch_loss(model, part, method.temperature) for part in micros]).sum()
+    gradient = gradients(model, packed)
     naive = naive_loss(model, tokenizer, data, method, 1)
     naive_gradient = gradients(model, naive)
-    assert shared.item() == pytest.approx(naive.item(), rel=tolerance)
-    assert whole.item() == pytest.approx(naive.item(), rel=tolerance)
-    for gradient in (shared_gradient, whole_gradient):
-        assert float((gradient - naive_gradient).norm() / naive_gradient.norm()) < tolerance
+    assert packed.item() == pytest.approx(naive.item(), rel=tolerance)
+    assert float((gradient - naive_gradient).norm() / naive_gradient.norm()) < tolerance
 
 
 def test_mixed_labels_are_the_weighted_sum_of_both(tiny, families, tmp_path):
@@ -131,8 +136,9 @@ def test_mixed_labels_are_the_weighted_sum_of_both(tiny, families, tmp_path):
     assert float((found["mixed"] - wanted).norm() / wanted.norm()) < 1e-4  # labels are floored at 1e-8
 
 
-def test_only_labelled_rows_of_the_logits_are_computed(tiny, run, monkeypatch):
+def test_logits_are_computed_once_for_each_labelled_prefix(tiny, run, monkeypatch):
     method, folder = run
+    monkeypatch.setattr(batches, "pack", partial(pack, row=9999))
     model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))
     data = Batches(folder, tokenizer, ChatSettings(), method, 12)
     computed = []
@@ -141,9 +147,13 @@ def test_only_labelled_rows_of_the_logits_are_computed(tiny, run, monkeypatch):
     )
     batch_loss(model, data[0][0])
     handle.remove()
-    labels = sum(len(data._labels(*example)[0]) for example in data.steps[0])
-    prompts = len({prompt_id for prompt_id, _ in data.steps[0]})
-    assert sum(computed) <= labels + prompts  # the first token's row is computed once per prompt, not per value
+    prefixes = {
+        (prompt_id, tuple(tokens[:length].tolist()))
+        for prompt_id, value in data.steps[0]
+        for tokens in [data._labels(prompt_id, value)[0]]
+        for length in range(len(tokens))
+    }
+    assert computed == [len(prefixes)]
 
 
 def test_a_value_that_merges_with_the_prompt_is_refused(tiny, run):
@@ -152,3 +162,10 @@ def test_a_value_that_merges_with_the_prompt_is_refused(tiny, run):
     tokenizer.add_tokens(["\n-", *(f"\n{digit}" for digit in range(10))])
     with pytest.raises(Exception, match="merges the value"):
         Batches(folder, tokenizer, ChatSettings(), method, 12)
+
+
+def test_a_kind_of_layer_that_is_not_known_is_named(tiny, run):
+    model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(CftError, match="layers of the kind linear_attention"):
+        batch_loss(model, Batches(run[1], tokenizer, ChatSettings(), run[0], 12)[0][0])

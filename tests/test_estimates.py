@@ -50,7 +50,7 @@ def test_training_costs_four_operations_per_weight_and_token(paper, checkpointin
         model.gradient_checkpointing_enable({"use_reentrant": False})
     batch = MicroBatch(4, 62, 4, 8)
     with FlopCounterMode(display=False) as counter:
-        batch_loss(model, micro(batch), whole=checkpointing).backward()
+        batch_loss(model, micro(batch)).backward()
     method = paper.methods["soft"].model_copy(
         update={"max_steps": 1, "batch_size": 4, "lora": paper.methods["soft"].lora.model_copy(update={"rank": 4})}
     )

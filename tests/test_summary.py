@@ -28,9 +28,8 @@ def test_interval_is_that_of_a_mean_of_independent_units():
 
 
 def test_interval_covers_the_truth():
-    # 12 units: a bootstrap of few units covers a little under 95 %.
-    found = [summary.estimate(units(np.random.default_rng(seed), families=12)) for seed in range(100)]
-    assert 84 <= sum(interval.low < 10 < interval.high for interval in found) <= 99
+    found = [summary.estimate(units(np.random.default_rng(seed), families=12)) for seed in range(200)]
+    assert sum(interval.low < 10 < interval.high for interval in found) == pytest.approx(190, abs=9)
 
 
 def test_pairing_cancels_what_both_sides_share():
@@ -52,7 +51,7 @@ def test_one_unit_or_nothing_has_no_interval():
     assert np.isnan(summary.estimate(pd.DataFrame()).estimate)
 
 
-@pytest.mark.parametrize(("families", "prompts", "stated"), [(24, 1, 0.93), (6, 3, 0.86)])
+@pytest.mark.parametrize(("families", "prompts", "stated"), [(24, 1, 0.95), (6, 3, 0.94)])
 def test_coverage_is_the_stated_one_without_resampling_prompts(families, prompts, stated):
     found = []
     for seed in range(400):
@@ -60,8 +59,8 @@ def test_coverage_is_the_stated_one_without_resampling_prompts(families, prompts
         # Families, prompts and draws differ: standard deviations 1, 1 and 1/2.
         level = 10 + rng.normal(0, 1, (families, 1)) + rng.normal(0, 1.25**0.5, (families, prompts))
         found.append(summary.estimate(pd.DataFrame(level.mean(axis=1))))
-    # A standard error of 1.3 to 1.7 percentage points.
-    assert np.mean([interval.low <= 10 <= interval.high for interval in found]) == pytest.approx(stated, abs=0.05)
+    # A standard error of 1.2 percentage points; percentiles at their own levels hold it in 93% and 86%.
+    assert np.mean([interval.low <= 10 <= interval.high for interval in found]) == pytest.approx(stated, abs=0.03)
 
 
 def test_resampling_families_has_the_variance_of_prompts_and_draws_in_it():

@@ -13,20 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from cft import chat
+from cft import CftError, chat
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings
-from cft.prefix import Prefixes, common_start, has_window, left_padded, logits_only_at
+from cft.packed import pack
+from cft.prefix import logits_only_at
 from cft.provenance import read_table
 from cft.trie import Trie, build_trie
 
 FLOOR = 1e-8  # smallest probability of a token of a target's law, as in the released code
 
-Micro = dict[str, Any]
+Micro = dict[str, torch.Tensor]
+Laws = list[tuple[np.ndarray, np.ndarray]]  # tokens and their probabilities, for each label
 
 
 def law_loss(
     logits: torch.Tensor,
+    place: torch.Tensor,
     row: torch.Tensor,
     token: torch.Tensor,
     probability: torch.Tensor,
@@ -35,7 +38,8 @@ def law_loss(
 ) -> torch.Tensor:
     """Weighted sum of KL(target law || softmax(logits / temperature)) over label rows, in nats.
 
-    logits       [rows, vocabulary]
+    logits       [places, vocabulary]
+    place        [rows] the place that a row labels; several may label the same
     row, token   [entries] the label row and token of each entry of the laws, row by row
     probability  [entries] floored at FLOOR and renormalised within a row (a one-hot law gives the cross-entropy)
     weight       [rows]
@@ -43,41 +47,47 @@ def law_loss(
     logits = logits if logits.dtype == torch.float64 else logits.float()
     logits = logits / temperature
     target = probability.to(logits.dtype).clamp(min=FLOOR)
-    total = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device).index_add(0, row, target)
-    target = target / total[row]
-    log_model = logits[row, token] - logits.logsumexp(-1)[row]
+    total = torch.zeros(len(place), dtype=logits.dtype, device=logits.device).index_add(0, row, target)
+    target, at = target / total[row], place[row]
+    log_model = logits[at, token] - logits.logsumexp(-1)[at]
     return (weight.to(logits.dtype)[row] * target * (target.log() - log_model)).sum()
 
 
-def batch_loss(model: Any, micro: Micro, temperature: float = 1.0, whole: bool = False) -> torch.Tensor:
-    """The loss of one micro-batch: the start of all prompts once, each prompt's rest once for all of its values.
-
-    whole    every value with a copy of its prompt, without a cache: what gradient checkpointing can compute twice
-    """
-    if whole:
-        logits = _whole_sequences(model, micro)
-    else:
-        common = 0 if has_window(model) else micro["common"]
-        values = Prefixes.of(model, micro["prompts"], common).select(micro["prompt_of"])
-        first = values.logits
-        logits = torch.cat([first, values.extend(micro["tokens"], micro["mask"])])
-    return law_loss(logits, micro["row"], micro["token"], micro["probability"], micro["weight"], temperature)
-
-
-def _whole_sequences(model: Any, micro: Micro) -> torch.Tensor:
-    """[label rows, vocabulary] logits, in the order of the labels."""
-    prompts, prompt_mask = left_padded(micro["prompts"], model.device)
-    tokens = torch.cat([prompts[micro["prompt_of"]], micro["tokens"]], dim=1)
-    mask = torch.cat([prompt_mask[micro["prompt_of"]], micro["mask"]], dim=1)
-    labelled = mask.bool()
-    labelled[:, : prompts.shape[1] - 1] = False  # a prompt's last token predicts the first of a value
-    with logits_only_at(model, labelled):
+def batch_loss(model: Any, micro: Micro, temperature: float = 1.0) -> torch.Tensor:
+    """The loss of one micro-batch; every prefix of its prompts and values is computed once in its row."""
+    with logits_only_at(model, micro["labelled"]):
         output = model(
-            input_ids=tokens, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False
+            input_ids=micro["tokens"],
+            attention_mask=attention_mask(model, micro["seen"], micro["position"]),
+            position_ids=micro["position"],
+            use_cache=False,
         )
-    first = torch.zeros(int(labelled.sum()), dtype=torch.bool, device=tokens.device)
-    first[labelled.sum(-1).cumsum(0) - labelled.sum(-1)] = True
-    return torch.cat([output.logits[0, first], output.logits[0, ~first]])
+    place, labels = micro["place"], (micro["row"], micro["token"], micro["probability"])
+    return law_loss(output.logits[0], place, *labels, micro["weight"], temperature)
+
+
+def attention_mask(model: Any, seen: torch.Tensor, position: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+    """What a model of transformers takes for `seen`: [rows, 1, slots, slots], one for each kind of its layers.
+
+    Raises CftError for layers that are neither full nor windowed attention.
+    """
+    whole = getattr(model, "module", model)  # within the wrapper of several processes
+    config = whole.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
+        raise CftError(f"layers of the kind {', '.join(sorted(unknown))} cannot be trained yet; see cft/batches.py")
+    window = getattr(config, "sliding_window", None)
+    near = seen & (position[:, :, None] - position[:, None] < window) if window else seen
+    if len(kinds) > 1:
+        return {"full_attention": _added(whole, seen), "sliding_attention": _added(whole, near)}
+    return _added(whole, seen if kinds == {"full_attention"} else near)
+
+
+def _added(model: Any, seen: torch.Tensor) -> torch.Tensor:
+    """[rows, 1, slots, slots] what is added to attention scores; every kernel takes it, and keeps no copy by layer."""
+    dtype = model.get_input_embeddings().weight.dtype
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _part(items: list[Any], index: int, parts: int) -> list[Any]:
@@ -121,17 +131,15 @@ class Batches(torch.utils.data.Dataset):
         count = sum(len(tokens) for _, tokens, _ in values)
         by_value = self.method.average == "value"
         weights = [1 / (len(values) * len(tokens)) if by_value else 1 / count for _, tokens, _ in values]
-        # Of the whole batch, whatever this process's share: sharded models must all be called equally often.
-        common = common_start([self._prompt_tokens(prompt_id) for prompt_id, _, _ in values])
         process, processes = self.share
         own = _part(list(zip(values, weights, strict=True)), process, processes)
         rounds = math.ceil(math.ceil(len(values) / processes) / self.micro)
         # Where others have a round more, this process computes a value of no weight: they wait for each other.
         own += [(values[0], 0.0)] * (rounds - len(own))
         parts = (_part(own, i, rounds) for i in range(rounds))
-        return [self._micro([value for value, _ in part], [weight for _, weight in part], common) for part in parts]
+        return [self._micro([value for value, _ in part], [weight for _, weight in part]) for part in parts]
 
-    def _label(self, prompt_id: str, value: str) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    def _label(self, prompt_id: str, value: str) -> tuple[np.ndarray, Laws]:
         """A value's tokens, terminator included, and the law that labels each of them."""
         if self.method.labels != "draw":
             trie, row_of = self._trie(prompt_id)
@@ -156,23 +164,30 @@ class Batches(torch.utils.data.Dataset):
         trie = build_trie(tokens, target["probabilities"], self.terminator)
         return trie, dict(zip(target["values"], trie.row.tolist(), strict=True))
 
-    def _micro(self, values: Sequence[Any], weights: Sequence[float], common: int) -> Micro:
-        prompt_ids = list(dict.fromkeys(prompt_id for prompt_id, _, _ in values))
-        lengths = np.array([len(tokens) for _, tokens, _ in values])
-        tokens = np.zeros((len(values), lengths.max() - 1), np.int64)
-        mask = np.arange(tokens.shape[1]) < lengths[:, None] - 1
-        tokens[mask] = np.concatenate([t[:-1] for _, t, _ in values])
-        # Rows of the logits: first the first token of every value, then the others value by value.
-        laws = [laws[0] for _, _, laws in values] + [law for _, _, laws in values for law in laws[1:]]
-        weight = np.concatenate([weights, np.repeat(weights, lengths - 1)])
-        return {
-            "prompts": [self._prompt_tokens(prompt_id) for prompt_id in prompt_ids],
-            "common": common,
-            "prompt_of": torch.tensor([prompt_ids.index(prompt_id) for prompt_id, _, _ in values]),
-            "tokens": torch.from_numpy(tokens),
-            "mask": torch.from_numpy(mask.astype(np.int64)),
-            "row": torch.from_numpy(np.repeat(np.arange(len(laws)), [len(ids) for ids, _ in laws])),
-            "token": torch.from_numpy(np.concatenate([ids for ids, _ in laws])),
-            "probability": torch.from_numpy(np.concatenate([p for _, p in laws])),
-            "weight": torch.from_numpy(weight),
-        }
+    def _micro(self, values: Sequence[Any], weights: Sequence[float]) -> Micro:
+        return micro_batch([(self._prompt_tokens(prompt_id), *value) for prompt_id, *value in values], weights)
+
+
+def micro_batch(values: Sequence[tuple[Sequence[int], np.ndarray, Laws]], weights: Sequence[float]) -> Micro:
+    """What `batch_loss` takes.
+
+    values     the tokens of the prompt, those of the value with its terminator, and a law for each of the latter
+    weights    of each label of a value
+    """
+    packed = pack([[*prompt, *tokens[:-1].tolist()] for prompt, tokens, _ in values])
+    # The token before a value's first predicts it, and so on to the one before its terminator.
+    slots = [own[len(prompt) - 1 :] for (prompt, _, _), own in zip(values, packed.slots, strict=True)]
+    chosen, place = np.unique(np.concatenate(slots), return_inverse=True)
+    laws = [law for _, _, laws in values for law in laws]
+    arrays = {
+        "tokens": packed.tokens,
+        "position": packed.position,
+        "seen": packed.seen,
+        "labelled": np.isin(np.arange(packed.tokens.size), chosen).reshape(packed.tokens.shape),
+        "place": place,
+        "row": np.repeat(np.arange(len(laws)), [len(ids) for ids, _ in laws]),
+        "token": np.concatenate([ids for ids, _ in laws]),
+        "probability": np.concatenate([p for _, p in laws]),
+        "weight": np.repeat(weights, [len(tokens) for _, tokens, _ in values]),
+    }
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

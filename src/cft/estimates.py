@@ -74,13 +74,13 @@ def finetune(job: Job) -> float:
     assert isinstance(method, FinetuneMethod)
     steps, values = steps_and_values(costs.prompts.train, method)
     again = model.gradient_checkpointing
-    prompt = costs.tokens.prompt["structured"] / (1 if again else method.draws_per_prompt)
+    prompt = costs.tokens.prompt["structured"] / method.draws_per_prompt
     tokens, labels = values * (prompt + costs.tokens.value - 1), values * costs.tokens.value
     adapter = 6 * shape.trainable(method.lora.rank, method.lora.targets) * tokens
     flops = (6 if again else 4) * (shape.active - shape.output_layer) * tokens + 4 * shape.output_layer * labels
     work = (flops + adapter) / (costs.gpu.tflops * 1e12 * costs.reached.training) / model.processes
-    # A pass over the prompts and one over their values, or one over both, twice; backward is twice the kernels.
-    passes = steps * math.ceil(method.batch_size / model.processes / model.micro_batch) * (4 if again else 6)
+    # Backward is twice the kernels of a pass.
+    passes = steps * math.ceil(method.batch_size / model.processes / model.micro_batch) * (4 if again else 3)
     return start(job) + work + passes * shape.layers * costs.overhead.layer_ms / 1e3
 
 

@@ -6,6 +6,7 @@ Not counted: what allocators round up to and the workspace of kernels; `cft mode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cft.packed import ROW
 from cft.shapes import BYTES, Shape
 
 FLOAT = 4  # bytes: norms and the loss compute in float32
@@ -17,7 +18,7 @@ STATES = 5  # of an adapter: weights, gradients, two moments of AdamW, a tempora
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What is in one forward pass of training.
+    """What is in one forward pass of training, where prompts and values have nothing else in common.
 
     prompts, prompt_tokens    how many prompts, and the tokens of the longest
     values, value_tokens      how many values, and the tokens of the longest, terminator included
@@ -29,28 +30,26 @@ class MicroBatch:
     value_tokens: int
 
     @property
-    def tokens(self) -> int:
-        """Tokens that are computed: each prompt once, each value without its terminator."""
-        return self.prompts * self.prompt_tokens + self.values * (self.value_tokens - 1)
+    def rows(self) -> tuple[int, int]:
+        """Rows of cft.packed and their slots: rows hold whole values, and a prompt may be in two."""
+        prefixes = self.prompts * self.prompt_tokens + self.values * (self.value_tokens - 1)
+        rows, each = -(-prefixes // ROW), -(-prefixes // self.values)
+        length = -(-prefixes // (rows * each)) * each
+        return rows, length + (self.prompt_tokens if rows > 1 and self.values > self.prompts else 0)
 
     @property
-    def keys(self) -> int:
-        """Keys that are attended to: every value has a copy of its prompt's."""
-        return self.prompts * self.prompt_tokens + self.values * (self.prompt_tokens + self.value_tokens - 1)
+    def tokens(self) -> int:
+        """Slots of all rows."""
+        return self.rows[0] * self.rows[1]
 
     @property
     def pairs(self) -> int:
-        """Pairs of a query and a key."""
-        after = self.values * (self.value_tokens - 1) * (self.prompt_tokens + self.value_tokens - 1)
-        return self.prompts * self.prompt_tokens**2 + after
+        """Pairs of slots of a row."""
+        return self.rows[0] * self.rows[1] ** 2
 
     @property
     def labels(self) -> int:
         return self.values * self.value_tokens
-
-    def whole(self) -> "MicroBatch":
-        """The same values as whole sequences, each with its own prompt and no cache: as under checkpointing."""
-        return MicroBatch(self.values, self.prompt_tokens + self.value_tokens - 1, 0, 1)
 
 
 def layer_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets: Sequence[str]) -> int:
@@ -69,8 +68,8 @@ def layer_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets:
         perceptron = 3 * size * shape.intermediate
     # Keys and values are repeated for every head. No fast kernel knows sinks, so that the weights of pairs are kept.
     keys = 2 * size * queries
-    pairs = 2 * size * shape.heads if shape.sinks else 0
-    return batch.tokens * (norms + adapters + attention + perceptron) + batch.keys * keys + batch.pairs * pairs
+    pairs = size * shape.heads if shape.sinks else 0
+    return batch.tokens * (norms + adapters + attention + perceptron + keys) + batch.pairs * pairs
 
 
 def kept_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets: Sequence[str]) -> int:
@@ -85,23 +84,22 @@ def step_bytes(
 ) -> int:
     """The most that the forward and backward passes of a micro-batch hold, parameters and their gradients excluded.
 
-    checkpointing    of whole sequences: the inputs of all layers are kept, and a layer is computed again in its turn
+    checkpointing    the inputs of all layers are kept, and a layer is computed again in its turn
     """
     logits = LOGITS * batch.labels * shape.vocabulary * FLOAT
+    layer, ends = layer_bytes(shape, dtype, batch, rank, targets), _ends(shape, dtype, batch)
     if checkpointing:
-        batch = batch.whole()
         inputs = shape.layers * batch.tokens * shape.hidden * BYTES[dtype]
-        # The gradients within a layer come and go; measured, they are less than half of what it keeps.
-        again = layer_bytes(shape, dtype, batch, rank, targets) * 3 // 2
-        return inputs + _ends(shape, dtype, batch) + max(again, logits)
-    layer = layer_bytes(shape, dtype, batch, rank, targets)
-    gradients = batch.prompts * batch.prompt_tokens * shape.cache_bytes(dtype)  # of the caches
-    return shape.layers * layer + _ends(shape, dtype, batch) + logits + gradients
+        # The gradients within a layer come and go; measured, they are less than two fifths of what it keeps.
+        return inputs + ends + max(layer * 7 // 5, logits)
+    scores = 2 * batch.pairs * shape.heads * BYTES[dtype] if shape.sinks else 0  # on their way to weights
+    return shape.layers * layer + ends + logits + scores
 
 
 def _ends(shape: Shape, dtype: str, batch: MicroBatch) -> int:
-    """What is kept outside the layers: of the last norm, and tables of rotary embeddings."""
-    return batch.tokens * (FLOAT * (shape.hidden + 1) + 4 * BYTES[dtype] * shape.head_dim)
+    """What is kept outside the layers: of the last norm, tables of rotary embeddings, who sees whom and two masks."""
+    masks = batch.pairs * (1 + 2 * BYTES[dtype])
+    return batch.tokens * (FLOAT * (shape.hidden + 1) + 4 * BYTES[dtype] * shape.head_dim) + masks
 
 
 def training_bytes(

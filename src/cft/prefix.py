@@ -24,26 +24,11 @@ class Prefixes:
         self.model, self.cache, self.mask, self.position, self.logits = model, cache, mask, position, logits
 
     @classmethod
-    def of(cls, model: Any, prompts: list[list[int]], common: int = 0) -> "Prefixes":
-        """Compute `prompts` (token lists of any lengths, none empty).
-
-        common    tokens that all prompts begin with, fewer than any has: computed once. Padding then lies behind them,
-                  so that a model whose layers see a window (see `has_window`) needs 0.
-        """
-        tokens, mask = left_padded([prompt[common:] for prompt in prompts], model.device)
-        position = common + (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = None
-        if common:
-            start = cls.of(model, [prompts[0][:common]]).select(torch.zeros_like(tokens[:, 0]))
-            cache, mask = start.cache, torch.cat([start.mask, mask], dim=1)
-        output = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+    def of(cls, model: Any, prompts: list[list[int]]) -> "Prefixes":
+        """Compute `prompts` (token lists of any lengths, none empty)."""
+        tokens, mask = left_padded(prompts, model.device)
+        position = (mask.cumsum(-1) - 1).clamp(min=0)
+        output = model(input_ids=tokens, attention_mask=mask, position_ids=position, use_cache=True, logits_to_keep=1)
         return cls(model, output.past_key_values, mask, mask.sum(-1), output.logits[:, -1])
 
     def select(self, rows: torch.Tensor) -> "Prefixes":
@@ -75,21 +60,6 @@ class Prefixes:
     def advance(self, tokens: torch.Tensor) -> None:
         """Append one token [rows] to each prefix and update the logits."""
         self.logits = self.extend(tokens[:, None])
-
-
-def has_window(model: Any) -> bool:
-    """Whether some layers see only so many slots back, padding among them."""
-    config = getattr(model, "module", model).config.get_text_config()
-    return any(getattr(config, name, None) is not None for name in ("sliding_window", "attention_chunk_size"))
-
-
-def common_start(prompts: list[list[int]]) -> int:
-    """How many first tokens all `prompts` have in common, leaving each at least one of its own; 0 for a single one."""
-    first, last = min(prompts), max(prompts)
-    if first == last:
-        return 0
-    shortest = min(map(len, prompts)) - 1
-    return next((i for i in range(shortest) if first[i] != last[i]), shortest)
 
 
 def left_padded(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,7 +29,7 @@ class CalibrationTrainer(Trainer):
         self.temperature = temperature
 
     def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> torch.Tensor:
-        return batch_loss(model, inputs, self.temperature, whole=self.args.gradient_checkpointing)
+        return batch_loss(model, inputs, self.temperature)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         model.train()
