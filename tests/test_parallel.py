@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 import torch
+from command import cft
 from safetensors.torch import load_file
 
 from cft import CftError, parallel
@@ -43,8 +44,8 @@ def alone(tiny, data, tmp_path_factory):
 
 def command(model, data, out, training, method=METHOD):
     return [
-        sys.executable, "-m", "cft.cli", "finetune", "--model", str(model), "--data", str(data), "--seed", "3",
-        "--settings", json.dumps(method), "--training", json.dumps(training), "--threads", "1", "--out", str(out),
+        "finetune", "--model", str(model), "--data", str(data), "--seed", "3", "--settings", json.dumps(method),
+        "--training", json.dumps(training), "--threads", "1", "--out", str(out),
     ]  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def assert_same_run(found, wanted):
 )
 def test_two_processes_train_what_one_does(tiny, data, alone, tmp_path, training):
     """With batches of nine values, of which the processes take four and five."""
-    result = subprocess.run(command(tiny("llama"), data, tmp_path / "a", training), capture_output=True, text=True)
+    result = cft(*command(tiny("llama"), data, tmp_path / "a", training))
     assert result.returncode == 0, result.stderr
     assert_same_run(tmp_path / "a", alone)
     run, whole = (json.loads((folder / "run.json").read_text()) for folder in (tmp_path / "a", alone))
@@ -122,7 +123,7 @@ def test_processes_share_a_batch(tiny, families, tmp_path, size, micro, processe
 def test_a_failing_process_is_one_line(tiny, data, tmp_path):
     wrong = METHOD | {"lora": {"targets": ["no_such_layer"]}}
     arguments = command(tiny("llama"), data, tmp_path / "a", {"processes": 2}, wrong)
-    result = subprocess.run(arguments, capture_output=True, text=True)
+    result = cft(*arguments)
     assert result.returncode == 1
     assert "cft: lora.targets: no_such_layer names no layer" in result.stderr
     assert "ended with exit code 1; its last line is above" in result.stderr.splitlines()[-1]
@@ -141,7 +142,7 @@ def test_a_warning_writes_a_checkpoint_and_stops(tiny, families, tmp_path, train
     long = METHOD | {"max_steps": 1000, "epochs": 5, "save_every": 2000}
     write_data(families, FinetuneMethod.model_validate(long), 3, tmp_path / "data")
     arguments = command(tiny("llama"), tmp_path / "data", tmp_path / "a", training, long)
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "cft.cli", *arguments], stderr=subprocess.PIPE, text=True)
     log = ""
     while "finetune" not in log:  # the first line of progress
         line = process.stderr.readline()  # type: ignore[union-attr]

@@ -174,7 +174,8 @@ def micro_batch(values: Sequence[tuple[Sequence[int], np.ndarray, Laws]], weight
     values     the tokens of the prompt, those of the value with its terminator, and a law for each of the latter
     weights    of each label of a value
     """
-    packed = pack([[*prompt, *tokens[:-1].tolist()] for prompt, tokens, _ in values])
+    sequences = [[*prompt, *tokens[:-1].tolist()] for prompt, tokens, _ in values]
+    packed = pack(sequences, [len(prompt) for prompt, _, _ in values])
     # The token before a value's first predicts it, and so on to the one before its terminator.
     slots = [own[len(prompt) - 1 :] for (prompt, _, _), own in zip(values, packed.slots, strict=True)]
     chosen, place = np.unique(np.concatenate(slots), return_inverse=True)

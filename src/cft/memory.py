@@ -31,11 +31,10 @@ class MicroBatch:
 
     @property
     def rows(self) -> tuple[int, int]:
-        """Rows of cft.packed and their slots: rows hold whole values, and a prompt may be in two."""
-        prefixes = self.prompts * self.prompt_tokens + self.values * (self.value_tokens - 1)
-        rows, each = -(-prefixes // ROW), -(-prefixes // self.values)
-        length = -(-prefixes // (rows * each)) * each
-        return rows, length + (self.prompt_tokens if rows > 1 and self.values > self.prompts else 0)
+        """Rows of cft.packed and their slots: rows hold whole prompts with their values."""
+        each = self.prompt_tokens + -(-self.values // self.prompts) * (self.value_tokens - 1)
+        rows = -(-self.prompts * each // ROW)
+        return rows, -(-self.prompts // rows) * each
 
     @property
     def tokens(self) -> int:

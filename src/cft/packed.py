@@ -31,6 +31,15 @@ class Tree:
             parent = slot
         return found
 
+    def holds(self, sequence: Sequence[int]) -> bool:
+        """Whether the sequence is a prefix here."""
+        slot: int | None = -1
+        for token in sequence:
+            slot = self._slot.get((token, slot))
+            if slot is None:
+                return False
+        return True
+
 
 class Packed(NamedTuple):
     """Sequences as rows.
@@ -46,15 +55,19 @@ class Packed(NamedTuple):
     slots: list[np.ndarray]
 
 
-def pack(sequences: Sequence[Sequence[int]], row: int = ROW) -> Packed:
-    """Pack token sequences (none empty), neighbours in lexicographic order into the same row."""
+def pack(sequences: Sequence[Sequence[int]], heads: Sequence[int], row: int = ROW) -> Packed:
+    """Pack token sequences, none empty, in lexicographic order.
+
+    heads    how many first tokens each is recognised by: those with the same head are in the same row
+    """
     whole = Tree()
     for sequence in sequences:
         whole.insert(sequence)
     number = -(-len(whole.slots) // row)
     rows, places = [Tree()], {}
     for index in sorted(range(len(sequences)), key=lambda index: list(sequences[index])):
-        if len(rows) < number and len(rows[-1].slots) >= len(whole.slots) / number:
+        head, full = sequences[index][: heads[index]], len(rows[-1].slots) >= len(whole.slots) / number
+        if full and len(rows) < number and not rows[-1].holds(head):
             rows.append(Tree())
         places[index] = len(rows) - 1, rows[-1].insert(sequences[index])
     length = max(len(tree.slots) for tree in rows)

@@ -1,6 +1,6 @@
 """Prompts computed once, and their key-value caches shared by everything that continues them.
 
-Training continues each prompt with its values, sampling and the exact law with a tree of next tokens. Prompts are
+Sampling and the exact law continue each prompt with a tree of next tokens; training has cft.packed. Prompts are
 padded on the left, so that distances between tokens are those of the unpadded sequence and sliding windows hold.
 """
 
