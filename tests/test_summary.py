@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cft import summary
+from cft import fidelity, summary
 from cft.distributions import registry
 from cft.stats import pit_floor, pit_w1
 
@@ -113,7 +113,7 @@ def test_fits_are_by_model_method_and_split():
         for mu, p_value in enumerate(found)
     ]
     scores = pd.DataFrame(rows, columns=["model", "method", "split", "item", "value"])
-    found = summary.fits(scores.assign(benchmark="structured", metric="p_fit", seed=0))
+    found = fidelity.fits(scores.assign(benchmark="structured", metric="p_fit", seed=0))
     assert sorted(found.index) == [("m", "hard", "unseen_params"), ("m", "soft", "unseen_params")]
     assert found["share_passing"].tolist() == pytest.approx([0, 2 / 3])
     assert found["least_p"].tolist() == pytest.approx([0.04, 0.003])

@@ -15,8 +15,9 @@ from huggingface_hub import ModelCardData
 from cft import CftError
 from cft.benchmark_settings import Benchmarks
 from cft.benchmarks.structured import family_of
+from cft.fidelity import structured
 from cft.paired import BASE
-from cft.summary import SPLITS, in_order, structured, where
+from cft.summary import SPLITS, in_order, where
 from cft.tables import NOTHING, heading, load, number, readable, with_interval
 from cft.trained import Adapter, base_in_words, base_licence, read_adapter, snippet
 

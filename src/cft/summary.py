@@ -18,32 +18,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cft import CftError, fit
+from cft import CftError
 from cft.benchmarks.structured import family_of
 from cft.stats import Interval
 from cft.streams import stream
 
 RESAMPLES = 2000
 SPLITS = {"unseen_params": "unseen parameters", "unseen_families": "unseen families"}
-
-
-class Measure(NamedTuple):
-    """How one column is computed: from which metric, with which floor, and how families are combined."""
-
-    metric: str
-    statistic: str = "mean"
-    floor: str | None = None
-
-
-# The paper's headline is the median over families of the normalised W1: two heavy-tailed families decide its mean.
-STRUCTURED = {
-    "valid_rate": Measure("valid_rate"),
-    "support_probability": Measure("support_probability"),
-    "trie_kl_nats": Measure("trie_kl"),
-    "sequence_kl_nats": Measure("sequence_kl"),
-    "w1_over_scale": Measure("w1_over_scale", "median", "w1_over_scale_floor"),
-    "pit_w1": Measure("pit_w1", "mean", "pit_w1_floor"),
-}
 
 
 def in_order(column: Iterable[Any]) -> list[Any]:
@@ -183,70 +164,3 @@ def ratio(top: pd.DataFrame, bottom: pd.DataFrame) -> Interval:
 def difference(first: pd.DataFrame, second: pd.DataFrame, statistic: str = "mean") -> Interval:
     """The mean or median over units of one cell minus another, paired by unit and seed."""
     return bootstrap(lambda one, other: combine(one - other, statistic), first, second)
-
-
-def structured(scores: pd.DataFrame) -> pd.DataFrame:
-    """The structured benchmark, a row per model, method, split and column of STRUCTURED.
-
-    Columns: model, method, split, seeds, prompts, prompts_without_valid_draw (mean over seeds), families, measure,
-    value, low, high, floor (what a perfect sampler would score with as many draws; NaN where that is 0), floor_high
-    (the 95% quantile of its score on one prompt, combined in the same way), and excess, excess_low, excess_high: the
-    value minus the floor, by family.
-    """
-    wide = collect(scores, "structured")
-    counts = _counts(scores)
-    rows = []
-    for model in in_order(scores["model"]):
-        for method in in_order(scores["method"]):
-            for split in SPLITS:
-                if (model, method, split) not in counts.index:
-                    continue
-                head = {
-                    "model": model,
-                    "method": method,
-                    "split": split,
-                    **counts.loc[(model, method, split)].to_dict(),
-                }
-                for name, measure in STRUCTURED.items():
-                    values = cell(wide, measure.metric, model, method, split)
-                    found = estimate(values, measure.statistic)
-                    floor, floor_high = (
-                        cell(wide, f"{measure.floor}{end}", model, method, split) if measure.floor else pd.DataFrame()
-                        for end in ("", "_high")
-                    )
-                    rows.append(
-                        head
-                        | {"families": len(values.dropna(how="all")), "measure": name}
-                        | {"value": found.estimate, "low": found.low, "high": found.high}
-                        | {"floor": estimate(floor, measure.statistic).estimate}
-                        | {"floor_high": estimate(floor_high, measure.statistic).estimate}
-                        | columns("excess", difference(values, floor, measure.statistic))
-                    )
-    if not rows:
-        raise CftError(f"the structured scores hold no draws of the splits {', '.join(SPLITS)}")
-    return pd.DataFrame(rows)
-
-
-def fits(scores: pd.DataFrame) -> pd.DataFrame:
-    """The tests of fit of the structured benchmark, by Holm's method; a row per (model, method, split) that has some.
-
-    Columns: share_passing, the share of prompts (of every seed) that are not rejected at 5%; perfect_share_passing,
-    what a perfect sampler is expected to have; least_p, the adjusted p-value of the worst prompt.
-    """
-    tests = where(scores, benchmark="structured", metric="p_fit").dropna(subset="value")
-    groups: Any = tests.groupby(["model", "method", "split"])["value"]
-    found = {
-        "share_passing": groups.agg(fit.share_passing),
-        "perfect_share_passing": groups.size().map(fit.perfect_share_passing),
-        "least_p": groups.agg(lambda p_values: fit.holm(p_values).min()),
-    }
-    return pd.DataFrame(found, dtype=float)
-
-
-def _counts(scores: pd.DataFrame) -> pd.DataFrame:
-    rows = where(scores, benchmark="structured", metric="valid_rate")
-    keys = ["model", "method", "split"]
-    per_seed: Any = rows.assign(none=rows["value"] == 0).groupby([*keys, "seed"])["none"].sum()
-    grouped = rows.groupby(keys)
-    counts = {"seeds": grouped["seed"].nunique(), "prompts": grouped["item"].nunique()}
-    return pd.DataFrame(counts | {"prompts_without_valid_draw": per_seed.groupby(keys).mean()})

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from cft.fidelity import structured
 from cft.figures import Sources, method_styles, styled
-from cft.summary import SPLITS, in_order, structured, where
+from cft.summary import SPLITS, in_order, where
 from cft.tables.table1 import law_bounds
 
 ROWS = {

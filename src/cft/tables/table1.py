@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 
 from cft.benchmarks.structured import TESTED_AT, family_of
-from cft.summary import STRUCTURED, fits, structured, where
+from cft.fidelity import STRUCTURED, fits, structured
+from cft.summary import where
 
 KEYS = ["model", "method", "split"]
 
