@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, MistralConfig
 
 from cft import CftError, batches, chat
-from cft.batches import FLOOR, Batches, batch_loss, law_loss
+from cft.batches import FLOOR, Batches, attention_mask, batch_loss, law_loss
 from cft.data import write_data
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings
@@ -120,6 +121,22 @@ def test_packed_rows_equal_whole_sequences(tiny, run, monkeypatch, architecture,
     naive_gradient = gradients(model, naive)
     assert packed.item() == pytest.approx(naive.item(), rel=tolerance)
     assert float((gradient - naive_gradient).norm() / naive_gradient.norm()) < tolerance
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_window_that_holds_for_all_layers(window):
+    """Mistral's: its configuration names no kinds of layers."""
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = MistralConfig(vocab_size=50, num_hidden_layers=3, sliding_window=window, **sizes)
+    assert getattr(config, "layer_types", None) is None
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
+    sequences = [[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 8, 9], [1, 2, 10, 11, 12, 13]]
+    tokens, position, seen = map(torch.from_numpy, (packed := pack(sequences, [2] * 3))[:3])
+    found = model(tokens, attention_mask=attention_mask(model, seen, position), position_ids=position).logits
+    assert len(tokens) == 1
+    for sequence, slots in zip(sequences, packed.slots, strict=True):
+        torch.testing.assert_close(found[0, slots], model(torch.tensor([sequence])).logits[0])
 
 
 def test_mixed_labels_are_the_weighted_sum_of_both(tiny, families, tmp_path):

@@ -120,7 +120,10 @@ def test_the_page_is_accessible(parsed):
 def test_the_claims_come_first(made, parsed):
     text = made.read_text()
     assert text.index('id="claims"') < text.index('id="results"') < text.index('id="fig2"') < text.index('id="table1"')
-    assert re.search(r'<span class="verdict (supported|refuted|undecided|not)">', text)
+    verdicts = re.findall(r'<span class="verdict \w+">([\w ]+)</span>', text)
+    ran = len(verdicts) - verdicts.count("not run")
+    assert 0 < ran < len(verdicts) and "not run" not in verdicts[:ran]
+    assert f"{verdicts.count('undecided')} undecided, {verdicts.count('not run')} not run." in parsed.text
 
 
 def test_the_page_says_what_was_run(made, parsed):

@@ -323,6 +323,10 @@ def test_three_files_of_the_same_rows(table1, tmp_path):
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
+def test_a_tiny_number_is_short():
+    assert [tables.number(value) for value in (4.66635e-09, -2e-7, 0.00012345)] == ["4.7e-09", "-2.0e-07", "0.000123"]
+
+
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [

@@ -38,7 +38,8 @@ def build(
 
     settings  label -> value, shown as they are (draws, decimals, training steps, …)
     scores    tidy scores of every benchmark; without structured ones the page has no key results
-    tables    name -> CSV written by `cft.tables.save`, that of the claims shown first;  figures: name -> SVG
+    tables    name -> CSV written by `cft.tables.save`; that of the claims is shown first, what was not run at its end
+    figures   name -> SVG
     captions  name -> text of workflow/report/NAME.rst, paragraphs apart by an empty line
     runs      contents of the run.json files
     curves    what `cft.curves.measure` found of structured prompts; may be empty
@@ -50,7 +51,8 @@ def build(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = {name: table_of(pd.read_csv(path, dtype={"model": str, "method": str})) for name, path in tables.items()}
+    read = {name: pd.read_csv(path, dtype={"model": str, "method": str}) for name, path in tables.items()}
+    claims = read.pop(CLAIMS, None)
     known = {key: in_order(scores[key]) for key in ("model", "method", "seed")}
     prompts, numbers = by_prompt(curves, registry), numbers_of(scores)
     return environment.get_template("report.html.j2").render(
@@ -59,8 +61,9 @@ def build(
         known=known,
         results=key_results(scores) if "structured" in set(scores["benchmark"]) else [],
         remarks=remarks(scores),
-        claims=shown.pop(CLAIMS, None),
-        tables=shown,
+        verdicts={} if claims is None else claims["verdict"].value_counts().to_dict(),
+        claims=None if claims is None else table_of(claims.sort_values("verdict", key=_not_run, kind="stable")),
+        tables={name: table_of(frame) for name, frame in read.items()},
         figures={name: base64.b64encode(Path(path).read_bytes()).decode() for name, path in figures.items()},
         captions={name: text.strip().split("\n\n") for name, text in captions.items()},
         families=families_of(scores, prompts),
@@ -70,6 +73,10 @@ def build(
         steps=steps(runs),
         origin=origin(runs),
     )
+
+
+def _not_run(verdicts: pd.Series) -> pd.Series:
+    return verdicts == "not run"
 
 
 def table_of(frame: pd.DataFrame) -> dict[str, Any]:

@@ -59,12 +59,14 @@ def heading(column: str) -> str:
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number with so many decimals, by default three significant digits and never an exponent; a dash for NaN."""
+    """A number with so many decimals, by default three significant digits, an exponent below 1e-6; a dash for NaN."""
     if not math.isfinite(value):
         return NOTHING if math.isnan(value) else str(value)
     if decimals is None:
         if float(value).is_integer():
             return f"{value:,.0f}"
+        if abs(value) < 1e-6:
+            return f"{value:.1e}"
         decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
 
