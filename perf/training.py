@@ -7,11 +7,15 @@ labels, same loss: `batch_loss` against the straightforward step. That one gives
 and computes all logits. A soft label is a dictionary, made in a loop over the target's values that share the prefix,
 written into a row as long as the vocabulary; losses are added up label row by label row. A hard label is a token, and
 the loss PyTorch's cross-entropy over all places. Both find their labels within the step; tokens of supports and tries
-are there before. First `finetune` itself: the share of its time outside forward and backward passes.
+are there before. Each way has a process to itself: a step of the straightforward way gives gigabytes back to the system
+and asks for them again in the next, which another step should not pay for. First `finetune` itself: the share of its
+time outside forward and backward passes.
 """
 
 import tempfile
 import time
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,23 +101,30 @@ def dense(support: Support, prefix: tuple[int, ...], vocabulary: int) -> torch.T
     return row / row.sum()
 
 
-def both_ways(network: Any, data: Batches, rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
-    """Seconds of a step (labels, forward, backward) both ways, in turns; fails where the losses differ."""
-    soft = data.method.labels == "law"
-    supports = {key: support_of(data, key) for key in dict(data.steps[0])} if soft else {}
+WORKER: dict[str, Any] = {}
 
-    def step(loss: Any, *arguments: Any) -> float:
-        network.zero_grad()
-        found = loss(network, data, *arguments)
-        found.backward()
-        return found.item()
 
-    step(our_loss)  # builds the tries
-    ways = {"ours": lambda: step(our_loss), "naive": lambda: step(naive_loss, supports)}
-    times, losses = in_turns(ways, rounds, warm_up=warm_up)
-    if abs(losses["ours"] - losses["naive"]) > 1e-5 * losses["naive"]:
-        raise SystemExit(f"the losses differ: {losses}")
-    return times
+def _start(model: Path, way: str) -> None:
+    """Of a process that only takes steps one way, as one that trains does: what a step frees is its own next one's."""
+    torch.set_num_threads(THREADS)
+    network = add_adapter(load_model(model), method("soft").lora).eval()  # no dropout: the losses must be equal
+    WORKER.update(network=network, tokenizer=load_tokenizer(model), way=way)
+
+
+@lru_cache(maxsize=1)
+def _prepared(name: str, draws: int) -> tuple[Batches, dict[str, Support]]:
+    data = data_of(WORKER["tokenizer"], method(name, draws=16, draws_per_prompt=draws, max_steps=1))
+    return data, {key: support_of(data, key) for key in dict(data.steps[0])} if name == "soft" else {}
+
+
+def _step(name: str, draws: int) -> float:
+    """The loss of a step (labels, forward, backward) of a method with so many values a prompt."""
+    data, supports = _prepared(name, draws)
+    network = WORKER["network"]
+    network.zero_grad()
+    found = our_loss(network, data) if WORKER["way"] == "ours" else naive_loss(network, data, supports)
+    found.backward()
+    return found.item()
 
 
 def overhead(model: Path, steps: int) -> float:
@@ -164,14 +175,15 @@ def main(
     """Keep the section `training`."""
     torch.set_num_threads(THREADS)
     share = overhead(model, steps)
-    tokenizer = load_tokenizer(model)
-    network = add_adapter(load_model(model), method("soft").lora).eval()  # no dropout: the losses must be equal
+    processes = {way: get_context("spawn").Pool(1, _start, (model, way)) for way in ("ours", "naive")}
     rows = []
     for name in ("soft", "hard"):
         for draws in (1, 4, 16):
-            data = data_of(tokenizer, method(name, draws=16, draws_per_prompt=draws, max_steps=1))
-            # A round takes as long as many steps: a first one to warm up would not change it.
-            times = both_ways(network, data, rounds, warm_up=False)
+            ways = {way: partial(process.apply, _step, (name, draws)) for way, process in processes.items()}
+            # The first step of each builds its tries and is not counted.
+            times, losses = in_turns(ways, rounds)
+            if abs(losses["ours"] - losses["naive"]) > 1e-5 * losses["naive"]:
+                raise SystemExit(f"the losses differ: {losses}")
             work = f"{name}, {32 // draws} prompts x {draws}"
             rows.append(compared(work, "s", times["ours"], times["naive"], WANTED[name][draws]))
             print(rows[-1], flush=True)

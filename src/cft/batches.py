@@ -45,12 +45,12 @@ def law_loss(
     weight       [rows]
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    logits = logits / temperature
+    # One kernel each way, which keeps its result only: every pass over the logits costs as much as some layers.
+    log_model = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
     target = probability.to(logits.dtype).clamp(min=FLOOR)
     total = torch.zeros(len(place), dtype=logits.dtype, device=logits.device).index_add(0, row, target)
-    target, at = target / total[row], place[row]
-    log_model = logits[at, token] - logits.logsumexp(-1)[at]
-    return (weight.to(logits.dtype)[row] * target * (target.log() - log_model)).sum()
+    target = target / total[row]
+    return (weight.to(logits.dtype)[row] * target * (target.log() - log_model[place[row], token])).sum()
 
 
 def batch_loss(model: Any, micro: Micro, temperature: float = 1.0) -> torch.Tensor:

@@ -10,7 +10,7 @@ from cft.packed import ROW
 from cft.shapes import BYTES, Shape
 
 FLOAT = 4  # bytes: norms and the loss compute in float32
-LOGITS = 5  # float32 copies at the peak: as computed and joined, converted, scaled, and two gradients
+LOGITS = 3  # float32 copies at the peak: log-probabilities, their gradient and that of the logits
 LAW = 32  # bytes per row and token of the vocabulary while next tokens are drawn: float32 logits to a float64 law
 CHUNK = 3 * FLOAT * 2**27  # three copies of the logits that cft.perplexity computes at once on a GPU
 STATES = 5  # of an adapter: weights, gradients, two moments of AdamW, a temporary copy
