@@ -51,7 +51,7 @@ def made(tmp_path_factory):
         tables.save(tables.load(name).make(scores), paths[name])
     figures.save(*figures.load("fig2").draw(figures.Sources(scores=scores)), folder / "fig2.pdf")
     settings = {"draws per prompt": {"structured": 1000}, "training steps": 150, "note": "<b>escaped</b>"}
-    captions = {"table1": "First.\n\nSecond & last.", "fig2": "Fidelity."}
+    captions = {"table1": "The ``first``.\n\nSecond & last.", "fig2": "Fidelity."}
     curves = synthetic.curves(MODELS, seeds=SEEDS)
     curves.at[0, "samples"] = ["</script><script>alert(1)</script>", "1\n2", ""]
     pictures = {"fig2": folder / "fig2.svg"}
@@ -130,7 +130,7 @@ def test_the_page_says_what_was_run(made, parsed):
     facts = ["commit abc123 with uncommitted changes", "A processor, 2 cores", "torch 2.13.0", "structured 1,000",
              "2026-05-20 to 2026-05-21", "cft-finetune 0123abc", "A card (driver 580.1)"]  # fmt: skip
     assert not [fact for fact in facts if fact not in parsed.text]
-    assert "&lt;b&gt;escaped" in made.read_text() and "Second &amp; last." in made.read_text()
+    assert "&lt;b&gt;escaped" in made.read_text() and "<p>The first.</p><p>Second &amp; last.</p>" in made.read_text()
 
 
 def test_a_report_without_the_structured_benchmark():
