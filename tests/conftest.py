@@ -96,3 +96,9 @@ def checkout(tmp_path_factory):
         else:
             shutil.copy(source, folder / name)
     return folder
+
+
+@pytest.fixture
+def no_mirror(monkeypatch):
+    """Upstream data of a mirror folder of this machine is not seen."""
+    monkeypatch.delenv("CFT_ASSETS", raising=False)

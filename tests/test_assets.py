@@ -7,21 +7,19 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from huggingface_hub import errors
 
 from cft import CftError, assets
-from cft.assets import Asset, Assets, Repository, git_blob, hub_snapshot
+from cft.assets import Asset, Assets, Repository, git_blob
 from cft.settings import read_yaml
 
 SOURCE = b'"""Doc."""\n\nOTHER = 3\nPROMPT = """One\nTwo \xc3\xa9\n"""\nraise SystemExit("executed")\n'
 TEXT = "One\nTwo é\n"
 DATA = b"line\n" * 1000
 TABLE = read_yaml(Path(__file__).parents[1] / "config" / "assets.yaml")
-REPOSITORY = {"repo": "owner/name", "kind": "dataset", "revision": "0" * 39 + "a", "folder": "set"}
+pytestmark = pytest.mark.usefixtures("no_mirror")
 
 
 def sha256(content):
@@ -62,11 +60,6 @@ def server(content, stated_length=None, status=200):
         threading.Thread(target=http.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}/data", requests
         http.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def no_mirror(monkeypatch):
-    monkeypatch.delenv("CFT_ASSETS", raising=False)
 
 
 def fails(table, cache, match, mirror=None):
@@ -263,107 +256,6 @@ def test_a_pickle_that_calls_is_refused_before_anything_is_kept(tmp_path):
     with pytest.raises(CftError, match=r"it asks for os\.system"):
         assets.arrays("data")
     assert os.listdir(tmp_path / "cache") == ["data.txt"]
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """The hub, replaced by a folder that it gives, or by an error if one is put here; the calls that it got."""
-    import huggingface_hub
-
-    answer = MagicMock(folder=tmp_path / "snapshot", error=None, calls=[])
-    answer.folder.mkdir()
-
-    def snapshot(*names, **options):
-        answer.calls.append((*names, options))
-        if answer.error:
-            raise answer.error
-        return str(answer.folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    return answer
-
-
-def test_a_repository_comes_from_the_hub_at_its_commit(hub, tmp_path):
-    (hub.folder / "main").mkdir()
-    (hub.folder / "main" / "test.parquet").touch()
-    assets = Assets({"data": REPOSITORY | {"files": ["main/*.parquet"]}}, None, tmp_path / "cache")
-    assert assets.folder("data") == hub.folder
-    options = {"repo_type": "dataset", "revision": REPOSITORY["revision"], "allow_patterns": ["main/*.parquet"]}
-    assert hub.calls == [("owner/name", options)]
-
-
-def test_a_repository_without_the_files_is_told(hub, tmp_path):
-    (hub.folder / "README.md").touch()
-    assets = Assets({"data": REPOSITORY | {"files": ["*.md", "main/*.parquet"]}}, None, tmp_path / "cache")
-    with pytest.raises(CftError, match=r"snapshot: no file main/\*\.parquet in it; get owner/name again"):
-        assets.folder("data")
-
-
-@pytest.mark.parametrize(
-    ("error", "match"),
-    [
-        (errors.GatedRepoError("403\nlong", response=MagicMock()), "owner/name is gated.*co/datasets/owner/name, then"),
-        (errors.RepositoryNotFoundError("404\nlong", response=MagicMock()), "owner/name: no such dataset on the hub"),
-        (errors.RevisionNotFoundError("404\nlong", response=MagicMock()), "owner/name: no revision 0000"),
-        (
-            errors.LocalEntryNotFoundError("no connection\nlong"),
-            r"fetched from the hub \(no connection\); check the net",
-        ),
-        (errors.HfHubHTTPError("500 Server\nlong", response=MagicMock()), r"the hub \(500 Server\)"),
-        (TimeoutError(), r"the hub \(TimeoutError\)"),
-        (errors.XetDownloadError("broke off"), r"the hub \(broke off\)"),
-    ],
-)
-def test_each_failure_of_the_hub_is_one_line(hub, tmp_path, error, match):
-    hub.error = error
-    with pytest.raises(CftError, match=f"{match}.*, or name a folder that holds it by assets_mirror") as caught:
-        Assets({"data": REPOSITORY}, None, tmp_path / "cache").folder("data")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "cache").exists()
-
-
-def test_the_hub_library_without_network(tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(CftError, match="owner/name: cannot be fetched from the hub") as caught:
-        hub_snapshot("owner/name", "model", None, ignore_patterns=["*.gguf"])
-    assert "\n" not in str(caught.value)
-
-
-def test_a_revision_must_be_pinned(hub, tmp_path):
-    unknown = Assets({"data": REPOSITORY | {"revision": None}}, None, tmp_path)
-    with pytest.raises(CftError, match=r"owner/name: its revision is not pinned; .*datasets/owner/name/commits/main"):
-        unknown.folder("data")
-    assert not hub.calls
-    for revision in ("main", "aa2572e", "A" * 40):
-        with pytest.raises(CftError, match="asset data: revision: String should match"):
-            Assets({"data": REPOSITORY | {"revision": revision}}, None, tmp_path)
-    with pytest.raises(CftError, match="asset data: revision: Field required"):
-        Assets({"data": {key: value for key, value in REPOSITORY.items() if key != "revision"}}, None, tmp_path)
-
-
-def test_a_mirror_replaces_the_hub(hub, tmp_path, monkeypatch):
-    mirror = tmp_path / "mirror"
-    monkeypatch.setenv("CFT_ASSETS", str(mirror))
-    assets = Assets({"data": REPOSITORY | {"revision": None, "files": ["*/test/*.gz"]}}, None, tmp_path / "cache")
-    with pytest.raises(CftError, match="mirror/set: not in the mirror; put it there"):
-        assets.folder("data")
-    (mirror / "set" / "slice" / "test").mkdir(parents=True)
-    with pytest.raises(CftError, match=r"mirror/set: no file \*/test/\*\.gz in it"):
-        assets.folder("data")
-    (mirror / "set" / "slice" / "test" / "a.gz").touch()
-    assert assets.folder("data") == mirror / "set"
-    assert not hub.calls
-
-
-def test_files_and_repositories_are_not_confused(tmp_path):
-    assets = Assets({"file": row("file:///x"), "set": REPOSITORY}, None, tmp_path)
-    with pytest.raises(CftError, match="unknown asset 'set'; known: file"):
-        assets.path("set")
-    with pytest.raises(CftError, match="unknown repository 'file'; known: set"):
-        assets.folder("file")
 
 
 def test_every_file_of_the_table_that_the_mirror_has_is_the_right_one(shared_assets, tmp_path):

@@ -122,6 +122,16 @@ def test_the_peak_of_a_step(architecture, layers, dtype, values, vocabulary, che
     assert 1 <= step_bytes(shape, dtype, batch, 4, ATTENTION, checkpointing) / held.peak < 1.3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_temperature_does_not_raise_the_peak(dtype):
+    model, shape = adapted("llama", 2, 20000, getattr(torch, dtype))
+    batch = MicroBatch(2, 60, 2, 9)
+    inputs = micro(batch, 20000)
+    with Held(model.parameters()) as held:
+        batch_loss(model, inputs, 0.8).backward()
+    assert 1 <= step_bytes(shape, dtype, batch, 4, ATTENTION) / held.peak < 1.3
+
+
 def test_values_that_share_a_prompt_take_less():
     model, shape = adapted("llama", 3)
     alone, together = MicroBatch(12, 90, 12, 9), MicroBatch(3, 90, 12, 9)

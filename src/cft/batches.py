@@ -45,8 +45,10 @@ def law_loss(
     weight       [rows]
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    if temperature != 1:
+        logits = logits / temperature  # the same name, so that the copy before is let go
     # One kernel each way, which keeps its result only: every pass over the logits costs as much as some layers.
-    log_model = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+    log_model = logits.log_softmax(-1)
     target = probability.to(logits.dtype).clamp(min=FLOOR)
     total = torch.zeros(len(place), dtype=logits.dtype, device=logits.device).index_add(0, row, target)
     target = target / total[row]
