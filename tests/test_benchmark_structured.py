@@ -254,7 +254,10 @@ def test_tokens_per_draw_are_scored_where_the_draws_have_them():
     ]
     assert "tokens_per_draw" not in structured.summary(draws, REGISTRY)
     without = structured.score(draws.drop(columns="tokens"), None, REGISTRY)
-    pd.testing.assert_frame_equal(without, scores[scores["metric"] != "tokens_per_draw"])
+    kept = scores[~scores["metric"].str.startswith("tokens_per_draw")]
+    pd.testing.assert_frame_equal(without, kept)
+    errors = scores[scores["metric"] == "tokens_per_draw_se"]
+    assert errors["value"].tolist() == pytest.approx([0.5, float("nan")], nan_ok=True)
 
 
 def test_without_a_valid_draw_distances_are_undefined_but_pit_w1_is_the_worst():

@@ -98,15 +98,25 @@ def test_base_measured_once_stands_beside_every_seed():
     assert paired.once_for_all_seeds(several, tuned) is several
 
 
-def test_seed_means_of_the_bootstrap_agree_with_plain_loops():
+def test_the_bootstrap_agrees_with_plain_loops():
     values = np.random.default_rng(4).normal(size=(7, 3))
     values[2, 1] = np.nan
-    rows, weights = summary._chosen(7, 3, "")
-    found = summary.resample(summary.combine, pd.DataFrame(values))
+    families = pd.MultiIndex.from_tuples(
+        [(unit, item) for unit, item in zip("abacbaa", range(7), strict=True)], names=["unit", "item"]
+    )
+    found = summary.resample(summary.combine, pd.DataFrame(values, index=families))
+    by_family = np.concatenate([values[np.array(list("abacbaa")) == unit] for unit in "abc"])
+    places, weights = summary._chosen((4, 2, 1), 3, "")
+    seen = set()
     for i in range(20):
         chosen = np.repeat(np.arange(3), weights[i].astype(int))
-        expected = np.nanmean([np.nanmean(values[row, chosen]) for row in rows[i]])
-        assert found.values[i] == pytest.approx(expected)
+        units = [[place for place in unit if place >= 0] for unit in places[i]]
+        seen |= {tuple(sorted(set(unit))) for unit in units}
+        items = [[np.nanmean(by_family[place, chosen]) for place in unit] for unit in units]
+        assert found.values[i] == pytest.approx(np.nanmean([np.nanmean(unit) for unit in items]))
+    # Each unit drawn is as many of one family's items as it has, with repetitions.
+    assert {(0, 2), (4, 5), (5,), (6,)} <= seen
+    assert all(max(unit) < 4 or (min(unit) > 3 and max(unit) < 6) or unit == (6,) for unit in seen)
 
 
 def test_units_without_any_pair_do_not_count():

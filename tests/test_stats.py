@@ -198,6 +198,52 @@ def test_interquartile_range_is_the_closed_form(family, parameters, expected):
     assert stats.target_iqr(frozen(family, **parameters)) == pytest.approx(expected)
 
 
+SAMPLERS = {
+    "shifted": lambda rng, n: rng.normal(1, 1, n),
+    "wide": lambda rng, n: rng.normal(0, 2, n),
+    "narrow": lambda rng, n: rng.normal(0, 0.5, n),
+    "three values": lambda rng, n: rng.choice([-1.0, 0.0, 2.0], n),
+    "constant": lambda rng, n: np.zeros(n),
+}
+
+
+@pytest.mark.parametrize("share_invalid", [0.0, 0.3])
+@pytest.mark.parametrize("draw", SAMPLERS.values(), ids=SAMPLERS)
+def test_the_error_of_a_distance_is_its_standard_deviation(draw, share_invalid):
+    target, rng, n = frozen("gaussian", mu=0.0, sigma=1.0), np.random.default_rng(8), 300
+    w1, pit, errors = [], [], []
+    for invalid in rng.binomial(n, share_invalid, 400):
+        values, levels = np.sort(draw(rng, n - invalid)), stats.midpoints(n - invalid)
+        w1.append(stats.w1_quantile(values, target))
+        pit.append(stats.pit_w1(values, target, int(invalid)))
+        one = stats.distance_error(values, stats.quantiles_of(target, levels))
+        errors.append((one, stats.distance_error(target.cdf(values), levels, int(invalid))))
+    # The standard deviation of 400 values has a relative standard error of 3.5%.
+    stated = np.mean(errors, axis=0)
+    assert stated == pytest.approx([np.std(w1), np.std(pit)], rel=0.1, abs=1e-3)
+
+
+def test_the_error_of_a_perfect_samplers_distance_is_rather_too_large():
+    rng, levels = np.random.default_rng(8), stats.midpoints(300)
+    ordered = np.sort(rng.random((400, 300)), axis=1)
+    stated = np.mean([stats.distance_error(row, levels) for row in ordered])
+    assert 1.2 < stated / np.abs(ordered - levels).mean(axis=1).std() < 1.6
+
+
+def test_the_error_of_a_distance_where_there_is_none_or_it_is_too_large():
+    nothing, huge = np.zeros(0), np.array([-1e308, 1e308])
+    assert math.isnan(stats.distance_error(nothing, nothing))
+    assert math.isnan(stats.distance_error(huge, np.array([0.0, 1.0])))
+    assert stats.distance_error(nothing, nothing, invalid=5) == 0
+
+
+@pytest.mark.parametrize("n", [50, 1000])
+def test_the_error_of_a_share(n):
+    assert stats.share_error(n // 5, n) == pytest.approx((0.2 * 0.8 / n) ** 0.5, rel=0.02)
+    assert stats.share_error(0, n) == pytest.approx(stats.share_error(n, n))
+    assert 0.3 / n < stats.share_error(0, n) < 1 / n
+
+
 def test_wilson_by_hand():
     # n = 10, 0 successes: the upper end is z²/(n + z²).
     z2 = scipy.stats.norm.ppf(0.975) ** 2

@@ -31,7 +31,7 @@ from cft.paired import (
 )
 from cft.provenance import replacing
 from cft.stats import Interval
-from cft.summary import SPLITS, UNKNOWN, Resampled, cell, combine, in_order, interval
+from cft.summary import SPLITS, UNKNOWN, Resampled, cell, combine, drawn, in_order, interval
 from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, criterion, verdict
 
 SOFT, HARD = "soft", "hard"
@@ -85,6 +85,12 @@ def _exp(found: Interval | None) -> Interval | None:
     return found and paired.exp(found)
 
 
+def _nearly_valid(rates: Any) -> pd.Index:
+    """Which rows of the cell [(family, prompt) x seeds] are of a family where NEARLY_VALID of the draws are valid."""
+    families = rates.mean(axis=1).groupby("unit").transform("mean")
+    return rates.index[families >= NEARLY_VALID]
+
+
 def _fidelity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     wide = scores_of(scores, "structured")
     rows = []
@@ -93,10 +99,9 @@ def _fidelity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
             for method in TUNED:
 
                 def pair(metric: str, model: str, split: str = split, method: str = method, near: bool = bool(where)):
-                    found = [cell(wide, metric, model, name, split) for name in (method, BASE)]
+                    found = [drawn(wide, metric, model, name, split) for name in (method, BASE)]
                     rates = cell(wide, "valid_rate", model, BASE, split)
-                    valid = rates.index[rates.mean(axis=1) >= NEARLY_VALID]
-                    return [part.filter(valid, axis=0).reindex(part.index) if near else part for part in found]
+                    return [part.only(_nearly_valid(rates)) if near and len(rates) else part for part in found]
 
                 w1 = each_model(models, log_ratio("median"), lambda model, pair=pair: pair("w1_over_scale", model))
                 kl = each_model(models, log_ratio("mean"), lambda model, pair=pair: pair("trie_kl", model)[::-1])
@@ -115,7 +120,7 @@ def _hard_and_soft(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
         return each_model(
             models,
             lambda first, second: combine(first, "median") - combine(second, "median"),
-            lambda model: [cell(wide, "w1_over_scale", model, method, split) for method in methods],
+            lambda model: [drawn(wide, "w1_over_scale", model, method, split) for method in methods],
         )
 
     measure = "family median of normalised W1"

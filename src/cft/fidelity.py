@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cft import CftError, fit
-from cft.summary import SPLITS, cell, collect, columns, difference, estimate, in_order, where
+from cft.summary import SPLITS, cell, collect, columns, difference, drawn, estimate, in_order, where
 
 
 class Measure(NamedTuple):
@@ -50,7 +50,7 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
                     **counts.loc[(model, method, split)].to_dict(),
                 }
                 for name, measure in STRUCTURED.items():
-                    values = cell(wide, measure.metric, model, method, split)
+                    values = drawn(wide, measure.metric, model, method, split)
                     found = estimate(values, measure.statistic)
                     floor, floor_high = (
                         cell(wide, f"{measure.floor}{end}", model, method, split) if measure.floor else pd.DataFrame()
@@ -58,7 +58,7 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
                     )
                     rows.append(
                         head
-                        | {"families": len(values.dropna(how="all")), "measure": name}
+                        | {"families": len(values.found.dropna(how="all").index.unique("unit")), "measure": name}
                         | {"value": found.estimate, "low": found.low, "high": found.high}
                         | {"floor": estimate(floor, measure.statistic).estimate}
                         | {"floor_high": estimate(floor_high, measure.statistic).estimate}

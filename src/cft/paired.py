@@ -1,6 +1,7 @@
 """Paired statistics: what a method changes, item by item, against base.
 
-Cells are frames [units x seeds] as cft.summary.cell gives them. Intervals resample units and seeds; see cft.summary.
+Cells are frames [units x seeds] as cft.summary.cell gives them. Intervals resample units, what is in them,
+and seeds; see cft.summary.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from scipy import stats
 
 from cft.stats import Interval
 from cft.streams import stream
-from cft.summary import NOTHING, RESAMPLES, Resampled, cell, collect, combine, resample, where
+from cft.summary import NOTHING, RESAMPLES, Drawn, Resampled, cell, collect, combine, resample, where
 
 BASE = "base"
 # The aggregate of tinyBenchmarks: five tasks, GSM8K by its strict extraction.
@@ -103,7 +104,7 @@ def together(function: Callable[..., Any], *parts: Resampled) -> Resampled:
 
 
 def each_model(
-    models: Sequence[str], function: Callable[..., np.ndarray], cells: Callable[[str], Sequence[pd.DataFrame]]
+    models: Sequence[str], function: Callable[..., np.ndarray], cells: Callable[[str], Sequence[pd.DataFrame | Drawn]]
 ) -> list[Resampled]:
     """The statistic of every model that has all of its cells."""
     found = map(cells, models)

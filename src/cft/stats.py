@@ -110,6 +110,32 @@ def pit_w1(values: np.ndarray, frozen: Any, invalid: int = 0, generator: np.rand
     return float((distances.sum() + INVALID_DISTANCE * invalid) / (n + invalid))
 
 
+def distance_error(ordered: np.ndarray, target: np.ndarray, invalid: int | None = None) -> float:
+    """The standard error that n independent draws leave in mean |ordered - target|, in its units; NaN where undefined.
+
+    ordered, target    [n] the sorted valid draws, and the target's quantiles at the midpoints
+    invalid            how many further draws count INVALID_DISTANCE each; None where they are left out
+    By the influence of each draw (van der Vaart 1998, chapter 20), which is the integral of sign(F - F_n) up to it; F
+    and F_n are the distribution functions of target and draws.
+    """
+    if len(ordered) + (invalid or 0) == 0:
+        return float("nan")
+    low, high = ordered[:-1], ordered[1:]
+    crossing = np.clip((target[:-1] + target[1:]) / 2, low, high)
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers whose squares are too large for a float
+        influence = np.concatenate([[0.0], np.cumsum((low - crossing) + (high - crossing))])[: len(ordered)]
+        if len(ordered):
+            influence += np.mean(np.abs(ordered - target)) - influence.mean()
+        influence = np.append(influence, np.full(invalid or 0, INVALID_DISTANCE))
+        error = float(influence.std() / len(influence) ** 0.5)
+    return error if np.isfinite(error) else float("nan")
+
+
+def share_error(successes: int, n: int) -> float:
+    """The standard deviation of a share given its n draws: of Jeffreys' posterior, above 0 even where all agree."""
+    return float(stats.beta(successes + 0.5, n - successes + 0.5).std())
+
+
 def target_scale(family: Family, frozen: Any, quantiles: tuple[float, float]) -> float:
     """Standard deviation of the target after clipping to the range that its support covers, in the target's units.
 

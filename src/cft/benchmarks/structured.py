@@ -2,8 +2,9 @@
 
 Data    the 42 selected prompts of the two held-out splits, or all 683 of their grids
 Metric  per prompt from the draws: validity, moment errors, distances and what a perfect sampler scores on them
-        (…_floor its mean, …_floor_high its 95 % quantile), the test of fit p_fit and whether it passes the first 100,
-        300 and 1,000 draws, tokens per draw; from the law (no draws): probabilities and divergences in nats
+        (…_floor its mean, …_floor_high its 95 % quantile), standard errors (…_se) of those that table 1 averages, the
+        test of fit p_fit and whether it passes the first 100, 300 and 1,000 draws, tokens per draw; from the law (no
+        draws): probabilities and divergences in nats
 Source  arXiv 2605.11845; golden/structured_scores.jsonl for validity, moments and w1_valid_only
 
 Odd cases. A text is one decimal number and nothing else; "inf", "1,000", "1_000" and "0x1F" are malformed, digits of
@@ -31,11 +32,11 @@ from cft.distributions import Family, Registry
 from cft.numbers import read_number
 
 METRICS = (
-    "n", "valid_rate", "support_violation_rate", "mean_error", "variance_error",
+    "n", "valid_rate", "valid_rate_se", "support_violation_rate", "mean_error", "variance_error",
     "w1_valid_only", "w1_floor", "w1_floor_high",
-    "w1_over_scale", "w1_over_scale_floor", "w1_over_scale_floor_high",
+    "w1_over_scale", "w1_over_scale_floor", "w1_over_scale_floor_high", "w1_over_scale_se",
     "w1_over_iqr", "w1_over_iqr_floor", "w1_over_iqr_floor_high",
-    "pit_w1", "pit_w1_floor", "pit_w1_floor_high",
+    "pit_w1", "pit_w1_floor", "pit_w1_floor_high", "pit_w1_se",
     "ks", "ks_floor", "ks_floor_high", "ks_upper",
     "tv", "tv_floor", "tv_floor_high",
     "p_fit", "not_rejected_at_100", "not_rejected_at_300", "not_rejected_at_1000",
@@ -84,6 +85,7 @@ def measure(
     found = {
         "n": len(texts),
         "valid_rate": float(valid.mean()),
+        "valid_rate_se": stats.share_error(int(valid.sum()), len(valid)),
         "support_violation_rate": sum(errors[code] for code in SUPPORT_ERRORS) / len(texts),
         "mean_error": _error(every[valid], np.mean, mean),
         "variance_error": _error(every[valid], np.var, variance),
@@ -110,11 +112,21 @@ def _distances(values: np.ndarray, invalid: int, frozen: Any, scale: float, seed
         "ks": (ks, fit.ks_floor(n)),
         "tv": (variation, fit.total_variation_floor(frozen, n) if discrete else stats.NO_FLOOR),
     }
-    found = {"ks_upper": fit.ks_upper(ks, len(values), invalid)}
+    found = {"ks_upper": fit.ks_upper(ks, len(values), invalid), **_errors(values, invalid, frozen, scale, seed)}
     for name, (value, beside) in measured.items():
         found |= {name: value, f"{name}_floor": beside.mean, f"{name}_floor_high": beside.high}
     found["w1_valid_only"] = found.pop("w1")
     return found
+
+
+def _errors(values: np.ndarray, invalid: int, frozen: Any, scale: float, seed: list[int]) -> dict[str, float]:
+    again = np.random.default_rng(seed) if isinstance(frozen.dist, rv_discrete) else None
+    levels = stats.midpoints(len(values))
+    w1 = stats.distance_error(np.sort(values), stats.quantiles_of(frozen, levels))
+    return {
+        "w1_over_scale_se": w1 / scale if 0 < scale < math.inf else math.nan,
+        "pit_w1_se": stats.distance_error(np.sort(stats.pit(values, frozen, again)), levels, invalid),
+    }
 
 
 def _in_units(w1: float, floor: stats.Floor, unit: float) -> tuple[float, stats.Floor]:
@@ -188,10 +200,11 @@ def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> 
         for metric in METRICS
     ]
     if "tokens" in draws:
-        means: Any = draws["tokens"].groupby(identify(draws, registry), sort=False).mean()
+        used: Any = draws["tokens"].groupby(identify(draws, registry), sort=False)
         rows += [
-            (splits.get(prompt_id, ELSEWHERE), prompt_id, "tokens_per_draw", value)
-            for prompt_id, value in means.items()
+            (splits.get(prompt_id, ELSEWHERE), prompt_id, metric, value)
+            for metric, values in {"tokens_per_draw": used.mean(), "tokens_per_draw_se": used.sem()}.items()
+            for prompt_id, value in values.items()
         ]
     if law is not None:
         rows += [

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from cft import CftError
 from cft.figures import Sources, method_styles, styled
 from cft.paired import BASE, five_tasks, scores_of
-from cft.summary import cell, columns, estimate, in_order, interval
+from cft.summary import cell, columns, drawn, estimate, in_order, interval
 
 SPLIT = "unseen_families"
 FEW = 3
@@ -82,7 +82,7 @@ def points(scores: pd.DataFrame) -> pd.DataFrame:
     structured, correct = scores_of(scores, "structured"), scores_of(scores, "tinybenchmarks", ["correct"])
     rows = []
     for model, method in itertools.product(in_order(scores["model"]), in_order(scores["method"])):
-        distance = cell(structured, "pit_w1", model, method, SPLIT)
+        distance = drawn(structured, "pit_w1", model, method, SPLIT)
         change = five_tasks(correct, model, method, BASE)
         if distance.empty or np.isnan(change.found):
             continue

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from cft.paired import BASE, scores_of
-from cft.summary import SPLITS, UNKNOWN, cell, collect, columns, estimate, in_order, ratio, where
+from cft.summary import SPLITS, UNKNOWN, cell, collect, columns, drawn, estimate, in_order, ratio, where
 
 BENCHMARKS = ("structured", "open_ended")
 
@@ -32,8 +32,8 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
 def _structured(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
     row: dict[str, float] = {}
     for split in SPLITS:
-        row |= columns(f"valid_rate_{split}", estimate(cell(wide, "valid_rate", model, method, split)))
-        row |= columns(f"pit_w1_{split}", estimate(cell(wide, "pit_w1", model, method, split)))
+        row |= columns(f"valid_rate_{split}", estimate(drawn(wide, "valid_rate", model, method, split)))
+        row |= columns(f"pit_w1_{split}", estimate(drawn(wide, "pit_w1", model, method, split)))
         row[f"pit_w1_{split}_floor"] = estimate(cell(wide, "pit_w1_floor", model, method, split)).estimate
     return row | _cost(wide, "structured", model, method)
 
@@ -47,6 +47,6 @@ def _open_ended(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]
 
 def _cost(wide: pd.DataFrame, name: str, model: str, method: str) -> dict[str, float]:
     """Tokens per draw, and how many times base's."""
-    mine, base = (cell(wide, "tokens_per_draw", model, each) for each in (method, BASE))
+    mine, base = (drawn(wide, "tokens_per_draw", model, each) for each in (method, BASE))
     times = UNKNOWN if method == BASE else ratio(mine, base)
     return columns(f"{name}_tokens_per_draw", estimate(mine)) | columns(f"{name}_tokens_ratio", times)
