@@ -65,7 +65,9 @@ def tree(
     engine: Any = engines.start(job_of(model, adapter, "transformers", 1))
     kinds = {"all kinds of": lambda key: True, "discrete": lambda key: registry().parse(key)[0].discrete}
     rows = []
-    for kind, draws in (("all kinds of", 10), ("all kinds of", 100), ("all kinds of", 1000), ("discrete", 1000)):
+    for kind, draws, aim in (
+        ("all kinds of", 10, None), ("all kinds of", 100, None), ("all kinds of", 1000, 4), ("discrete", 1000, 20)
+    ):  # fmt: skip
         job = job_of(model, adapter, "transformers", draws)
         keys = [key for key in job.prompts if kinds[kind](key)][::every]
         wanted = [request for request in job.requests if request.prompt_id in keys]
@@ -78,7 +80,7 @@ def tree(
                 found = measured(work)
                 spent[name].append(1000 / found["draws_per_cpu_s"])
         work = f"{draws:,} draws of each of {len(keys)} {kind} prompts"
-        rows.append(compared(work, "s", spent["tree"], spent["generate"]))
+        rows.append(compared(work, "s", spent["tree"], spent["generate"], aim))
         print(rows[-1], flush=True)
     title = "1,000 draws with the tree sampler, in seconds of the processor, against `generate` at batch 64"
     keep("tree", title, rows, ["SmolLM2 with the demo's soft adapter, at most 32 new tokens."])
@@ -98,18 +100,19 @@ def generate(model: Any, job: Job, keys: list[str], batches: int) -> int:
 
 
 @app.command()
-def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24) -> None:
-    """Draws per second of one queue (adapter merged) and of batches of 16, merged and as the paper's code has it."""
-    found: dict[str, Any] = {}
-    for how, block in (("merge", 32), ("request", 32), ("request", 128)):
+def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24, rounds: int = ROUNDS) -> None:
+    """Draws per second of one queue (adapter merged) and of batches of 16, merged and as the paper's code has it.
+
+    rounds    with the adapter merged; as a request it is so slow (10 minutes with blocks of 128) that it has one
+    """
+    found: dict[str, list[float]] = {}
+    for how, block, turns in (("merge", 32, rounds), ("request", 32, 1), ("request", 128, 1)):
         line = [sys.executable, __file__, "vllm-arms", how, "--block", str(block), "--draws", str(draws),
-                "--model", model, "--adapter", adapter]  # fmt: skip
+                "--rounds", str(turns), "--model", model, "--adapter", adapter]  # fmt: skip
         done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
         found |= json.loads(done.stdout.splitlines()[-1])
-    ours = 1000 / found["merge, block 32, one queue"]["draws_per_s"]
-    rows = [
-        compared(name, "s", [ours], [1000 / arm["draws_per_s"]]) for name, arm in found.items() if "batches" in name
-    ]
+    ours = found.pop("merge, block 32, one queue")
+    rows = [compared(name, "s", ours[: len(other)], other) for name, other in found.items()]
     title = "1,000 draws with vLLM on a processor: adapter merged, one queue; against batches, an unmerged adapter"
     keep("vllm", title, rows, ["`cft sample` merges and uses blocks of 32; blocks of 128 are vLLM's own."])
 
@@ -121,17 +124,23 @@ def vllm_arms(
     model: Model = MODEL,
     adapter: Model = ADAPTER,
     draws: int = 24,
+    rounds: int = 1,
 ) -> None:
-    """One process can hold one vLLM: this is the process of one way to start it; 128 is vLLM's own block size."""
+    """One process can hold one vLLM: this is the process of one way to start it; 128 is vLLM's own block size.
+
+    Prints seconds for 1,000 draws in each round, of batches of 16 and, with the adapter merged, of one queue.
+    """
     vllm_setup.BLOCK = block
     job = job_of(model, adapter, "vllm", draws, how)
     engine: Any = engines.start(job)
     # The same draws in every arm, whole prompts, each arm with an empty cache.
     some = [request for request in job.requests if request.prompt_id in list(job.prompts)[::3]]
-    found = {f"{how}, block {block}, batches of 16": measured(lambda: in_batches(engine, some, 16))}
-    if how == "merge":
-        engine.llm.reset_prefix_cache()
-        found[f"{how}, block {block}, one queue"] = measured(lambda: in_batches(engine, some, len(some)))
+    sizes = {"batches of 16": 16} | ({"one queue": len(some)} if how == "merge" else {})
+    found: dict[str, list[float]] = {f"{how}, block {block}, {name}": [] for name in sizes}
+    for _ in range(rounds):
+        for spent, size in zip(found.values(), sizes.values(), strict=True):
+            engine.llm.reset_prefix_cache()
+            spent.append(1000 / measured(lambda size=size: in_batches(engine, some, size))["draws_per_s"])
     print(json.dumps(found))
 
 

@@ -36,6 +36,10 @@ def test_table1_is_the_mean_or_median_of_family_means(scores, table1, split):
     assert row["trie_kl_nats"] == pytest.approx(np.mean(families["trie_kl"]))
     assert row["valid_rate"] == pytest.approx(np.mean(families["valid_rate"]))
     assert row["w1_over_scale"] == pytest.approx(np.median(families["w1_over_scale"]))
+    for mean, metric in {"w1_over_scale_mean": "w1_over_scale", "pit_w1": "pit_w1"}.items():
+        assert row[mean] == pytest.approx(np.mean(families[metric]))
+    for median, metric in {"trie_kl_nats_median": "trie_kl", "pit_w1_median": "pit_w1"}.items():
+        assert row[median] == pytest.approx(np.median(families[metric]))
     assert row["w1_over_scale_floor"] == pytest.approx(synthetic.FLOORS["w1_over_scale_floor"])
     assert row["seeds"] == 2
     assert row["prompts"] == {"unseen_params": 24, "unseen_families": 18}[split]

@@ -65,7 +65,7 @@ def batch_loss(model: Any, micro: Micro, temperature: float = 1.0) -> torch.Tens
             use_cache=False,
         )
     place, labels = micro["place"], (micro["row"], micro["token"], micro["probability"])
-    return law_loss(output.logits[0], place, *labels, micro["weight"], temperature)
+    return law_loss(output.logits.flatten(0, 1), place, *labels, micro["weight"], temperature)
 
 
 def attention_mask(model: Any, seen: torch.Tensor, position: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
