@@ -237,13 +237,6 @@ def test_the_error_of_a_distance_where_there_is_none_or_it_is_too_large():
     assert stats.distance_error(nothing, nothing, invalid=5) == 0
 
 
-@pytest.mark.parametrize("n", [50, 1000])
-def test_the_error_of_a_share(n):
-    assert stats.share_error(n // 5, n) == pytest.approx((0.2 * 0.8 / n) ** 0.5, rel=0.02)
-    assert stats.share_error(0, n) == pytest.approx(stats.share_error(n, n))
-    assert 0.3 / n < stats.share_error(0, n) < 1 / n
-
-
 def test_wilson_by_hand():
     # n = 10, 0 successes: the upper end is z²/(n + z²).
     z2 = scipy.stats.norm.ppf(0.975) ** 2

@@ -79,6 +79,14 @@ def test_each_level_is_drawn_again():
         assert found.values.var() == pytest.approx((families.var(ddof=0).item() + variance) / 60, rel=0.1)
 
 
+def test_the_level_of_draws_stays_within_the_range_of_the_metric():
+    index = pd.MultiIndex.from_product([range(6), range(3)], names=["unit", "item"])
+    rates = pd.DataFrame(np.tile([[0.0], [0.01], [0.99]], (6, 1)), index=index)
+    found = summary.resample(summary.combine, summary.Drawn(rates, rates * 0 + 0.05, 1.0))
+    assert found.values.min() >= 0 and found.values.max() <= 1
+    assert found.values.mean() == pytest.approx(rates.mean().item(), abs=0.02)
+
+
 def test_families_of_different_sizes_weigh_the_same():
     index = pd.MultiIndex.from_tuples([("a", 0), ("a", 1), ("a", 2), ("b", 3)], names=["unit", "item"])
     values = pd.DataFrame([[1.0], [2.0], [3.0], [10.0]], index=index)

@@ -131,11 +131,6 @@ def distance_error(ordered: np.ndarray, target: np.ndarray, invalid: int | None 
     return error if np.isfinite(error) else float("nan")
 
 
-def share_error(successes: int, n: int) -> float:
-    """The standard deviation of a share given its n draws: of Jeffreys' posterior, above 0 even where all agree."""
-    return float(stats.beta(successes + 0.5, n - successes + 0.5).std())
-
-
 def target_scale(family: Family, frozen: Any, quantiles: tuple[float, float]) -> float:
     """Standard deviation of the target after clipping to the range that its support covers, in the target's units.
 

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats
 
 from cft import CftError
-from cft.benchmarks.structured import family_of
+from cft.benchmarks.structured import GREATEST, family_of
 from cft.stats import Interval
 from cft.streams import stream
 
@@ -79,10 +79,11 @@ def cell(wide: pd.DataFrame, metric: str, model: str, method: str, split: str | 
 
 
 class Drawn(NamedTuple):
-    """A cell that was measured on draws, and the standard errors that these leave it with, of the same shape."""
+    """A cell that was measured on draws, from 0 to `most`, and the standard errors, of its shape, that these leave."""
 
     found: pd.DataFrame
     errors: pd.DataFrame
+    most: float = np.inf
 
     @property
     def empty(self) -> bool:
@@ -91,13 +92,13 @@ class Drawn(NamedTuple):
     def only(self, index: pd.Index) -> "Drawn":
         """The same cell, NaN but in the given rows."""
         kept: Any = self.found[self.found.index.isin(index)]
-        return Drawn(kept.reindex_like(self.found), self.errors)
+        return self._replace(found=kept.reindex_like(self.found))
 
 
 def drawn(wide: pd.DataFrame, metric: str, model: str, method: str, split: str | None = None) -> Drawn:
     """`cell` of a metric that has its standard error beside it in METRIC_se; no error where it has none."""
     found, errors = (cell(wide, name, model, method, split) for name in (metric, f"{metric}_se"))
-    return Drawn(found, errors.reindex_like(found))
+    return Drawn(found, errors.reindex_like(found), GREATEST.get(metric, np.inf))
 
 
 def combine(units: np.ndarray, statistic: str = "mean") -> np.ndarray:
@@ -135,10 +136,14 @@ def resample(function: Callable[..., np.ndarray], *cells: pd.DataFrame | Drawn, 
     with np.errstate(divide="ignore", invalid="ignore"):  # what is undefined becomes NaN
         found = float(function(*(combine(_taken(combine(part), _members(sizes))) for part in values)))
         resampled = []
-        for number, (part, error) in enumerate(zip(values, errors, strict=True)):
-            # The errors of seeds are added as if these had the same draws, as those of base may.
-            noise = _noise(sizes, number, stratum) * _taken(_seed_means(error, weights), items) if error.any() else 0
-            resampled.append(combine(_taken(_seed_means(part, weights), items) + noise))
+        for number, (part, error, given) in enumerate(zip(values, errors, cells, strict=True)):
+            again = _taken(_seed_means(part, weights), items)
+            if isinstance(given, Drawn):
+                # The errors of seeds are added as if these had the same draws, as those of base may.
+                noise = _noise(sizes, number, stratum) * _taken(_seed_means(error, weights), items)
+                room = np.minimum(again, given.most - again)
+                again = again + np.clip(noise, -room, room)  # as far both ways: the mean stays
+            resampled.append(combine(again))
         resampled = function(*resampled)
     return Resampled(found, np.where(np.isfinite(resampled), resampled, np.nan), len(sizes))
 

@@ -41,6 +41,7 @@ METRICS = (
     "tv", "tv_floor", "tv_floor_high",
     "p_fit", "not_rejected_at_100", "not_rejected_at_300", "not_rejected_at_1000",
 )  # fmt: skip
+GREATEST = {"valid_rate": 1.0, "pit_w1": stats.INVALID_DISTANCE}  # other distances have no bound
 TESTED_AT = (100, 300, 1000)
 BOUNDED = ("law_valid", "law_ks", "law_pit_w1", "law_w1", "law_tv", "law_pit_w1_certain")
 LAW_METRICS = (
@@ -85,7 +86,7 @@ def measure(
     found = {
         "n": len(texts),
         "valid_rate": float(valid.mean()),
-        "valid_rate_se": stats.share_error(int(valid.sum()), len(valid)),
+        "valid_rate_se": float(valid.std() / len(valid) ** 0.5),
         "support_violation_rate": sum(errors[code] for code in SUPPORT_ERRORS) / len(texts),
         "mean_error": _error(every[valid], np.mean, mean),
         "variance_error": _error(every[valid], np.var, variance),
