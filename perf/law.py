@@ -1,7 +1,7 @@
 """What bounds on a model's law cost, against the draws that would say as much, and whether draws fall within them.
 
     python perf/law.py
-    python perf/law.py --every 1 --rounds 1 --checked 12       40 minutes: all prompts, and draws against the bounds
+    python perf/law.py --every 1 --rounds 1 --checked 12       7 minutes: all prompts, and draws against the bounds
 
 SmolLM2 with the demo's adapter, or without (`--no-adapted`). The processor time of the bounds of every sixth of the 42
 prompts, at the default gap, against 1,000 draws of each with `generate` at batch 64, of which a batch is measured. With
