@@ -13,6 +13,7 @@ from cft.benchmark_settings import McqBenchmark
 from cft.benchmarks import mcq
 from cft.distributions import registry
 from cft.settings import check, read_yaml
+from cft.stats import wilson
 
 REGISTRY = registry()
 TABLE = read_yaml(Path(__file__).parents[1] / "config" / "assets.yaml")
@@ -125,6 +126,17 @@ def test_scores_are_one_item():
     found = mcq.score(pd.DataFrame({"text": [question()]}), None, REGISTRY)
     assert set(found["split"]) == {"mcq"} and set(found["item"]) == {"all"}
     assert not found["metric"].duplicated().any()
+
+
+def test_shares_have_wilson_intervals():
+    texts = [question()] * 3 + ["no question"]
+    found = mcq.score(pd.DataFrame({"text": texts}), None, REGISTRY).set_index("metric")["value"]
+    letters = [found[f"freq_{letter}"] for letter in "abcd"]
+    assert (found["parse_rate_low"], found["parse_rate_high"]) == pytest.approx(wilson(3, 4)[1:])
+    for letter, share in zip("abcd", letters, strict=True):
+        ends = found[f"freq_{letter}_low"], found[f"freq_{letter}_high"]
+        assert ends == pytest.approx(wilson(round(3 * share), 3)[1:])
+    assert sorted(letters) == [0, 0, 0, 1]
 
 
 def test_own_prompt_asks_for_what_the_parser_reads(shared_assets):

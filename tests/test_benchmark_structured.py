@@ -223,6 +223,7 @@ def test_numbers_outside_the_support_are_violations_and_other_texts_are_not():
     found, errors = structured.measure(texts, REGISTRY["bernoulli"], {"p": 0.5}, REGISTRY.quantiles)
     assert found["support_violation_rate"] == 0.4
     assert found["valid_rate"] == 0.4
+    assert (found["valid_rate_low"], found["valid_rate_high"]) == pytest.approx(stats.wilson(4, 10)[1:])
     assert dict(errors) == {
         "non_finite": 1, "below_support": 1, "above_support": 2, "malformed": 1, "empty": 1,
     }  # fmt: skip

@@ -124,6 +124,8 @@ def test_files_of_laws(tiny, families, tmp_path):
         assert ((low >= 0) & (low <= high)).all()
     # The strings of the support are some of the valid answers, and a certain bound is no narrower.
     assert (frame["law_valid_high"] >= frame["support_probability"]).all()
+    assert (frame["law_invalid_low"] + frame["law_valid_high"]).tolist() == pytest.approx([1] * len(frame))
+    assert (frame["law_invalid_high"] - frame["law_invalid_low"] <= frame["law_unresolved"] + 1e-9).all()
     assert (frame["law_pit_w1_certain_low"] <= frame["law_pit_w1_low"]).all()
     assert (frame["law_pit_w1_certain_high"] >= frame["law_pit_w1_high"]).all()
     assert all((low <= high).all() for low, high in zip(frame["cdf_low"], frame["cdf_high"], strict=True))

@@ -156,6 +156,9 @@ def test_table2_numbers(scores):
     assert row["unique_rate"] == pytest.approx(mine.query("metric == 'unique_rate'")["value"].mean())
     assert row["mcq_total_variation"] == pytest.approx(mine.query("metric == 'tv_uniform'")["value"].mean())
     assert (row["mcq_parse_rate_low"], row["mcq_parse_rate_high"]) == pytest.approx(wilson(160, 200)[1:])
+    share = mine.query("metric == 'freq_b'")["value"].mean()
+    letter = row[["mcq_letter_B", "mcq_letter_B_low", "mcq_letter_B_high"]].tolist()
+    assert letter == pytest.approx([share, *wilson(round(160 * share), 160)[1:]])
 
 
 def test_table2_without_a_benchmark_lacks_its_columns(scores):

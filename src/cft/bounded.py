@@ -38,9 +38,10 @@ def bounded(
 ) -> dict[str, Any]:
     """Columns of one prompt; `start` holds it as its only row, and `rows` beginnings are computed at a time.
 
-    law_valid, law_ks, law_pit_w1, law_w1 (target clipped to the range that it covers, in its units) and law_tv (on the
-    lattice of `target`), each with _low and _high: between these if no more than law_stray of what is unresolved goes
-    astray, a share that is measured. law_pit_w1_certain: whatever happens. points [n], and cdf_low and cdf_high there.
+    law_valid, law_invalid, law_ks, law_pit_w1, law_w1 (target clipped to the range that it covers, in its units) and
+    law_tv (on the lattice of `target`), each with _low and _high: between these if no more than law_stray of what is
+    unresolved goes astray, a share that is measured. law_pit_w1_certain: whatever happens. points [n], and cdf_low and
+    cdf_high there.
     """
     family, parameters = registry.parse(prompt_id)
     frozen = family.frozen(parameters)
@@ -75,6 +76,7 @@ def columns(
     between = clip_range(frozen, quantiles)
     ranges = {
         "law_valid": found.valid,
+        "law_invalid": found.valid._replace(low=1 - found.valid.high, high=1 - found.valid.low),
         "law_ks": found.ks(frozen),
         "law_pit_w1": found.pit_w1(frozen),
         "law_w1": found.w1(frozen, between),

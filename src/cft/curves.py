@@ -23,7 +23,10 @@ from cft.summary import in_order, where
 SAMPLES = 20  # draws of a prompt that are shown as they are
 PARTS = 1000  # the page has probabilities as integers, in parts of this
 RUN = ["model", "method", "seed"]
-NUMBERS = ("n", "valid_rate", "law_pit_w1_low", "law_pit_w1_high", "pit_w1", "pit_w1_floor", "p_fit")
+NUMBERS = (
+    "n", "valid_rate", "valid_rate_low", "valid_rate_high", "law_pit_w1_low", "law_pit_w1_high", "pit_w1",
+    "pit_w1_floor", "p_fit",
+)  # fmt: skip
 
 
 def measure(draws: Iterable[Path], laws: Iterable[Path], registry: Registry) -> pd.DataFrame:

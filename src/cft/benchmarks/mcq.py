@@ -26,7 +26,7 @@ from cft.assets import Assets
 from cft.benchmark_settings import McqBenchmark
 from cft.benchmarks import jsonable, tidy
 from cft.distributions import Registry
-from cft.stats import NO_FLOOR, SEED, Floor
+from cft.stats import NO_FLOOR, SEED, Floor, wilson
 from cft.text import strip_thinking
 
 SPLIT, ITEM = "mcq", "all"
@@ -176,11 +176,15 @@ def _measure(questions: list[Question]) -> dict[str, float]:
 
 
 def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> pd.DataFrame:
-    """Tidy scores of all draws together (item "all"); `law` is not used.
+    """Tidy scores of all draws together (item "all"), shares with Wilson intervals; `law` is not used.
 
     chi_square_… is the test of the parsed letters against uniform; it needs about 20 of them to be valid.
     """
     metrics = _measure([parse(text) for text in draws["text"]])
+    parsed = metrics["num_parseable"]
+    shares = {f"freq_{letter.lower()}": (metrics[f"count_{letter.lower()}"], parsed) for letter in LETTERS}
+    for name, (count, of) in {"parse_rate": (parsed, metrics["num_samples"]), **shares}.items():
+        _, metrics[f"{name}_low"], metrics[f"{name}_high"] = wilson(int(count), int(of))
     renamed = {"num_samples": "n", "tv_distance_from_uniform": "tv_uniform_parsed_only"}
     return tidy([(SPLIT, ITEM, renamed.get(metric, metric), value) for metric, value in metrics.items()])
 

@@ -1,10 +1,10 @@
 """Structured sampling: one random number from a stated distribution (paper section 5.1).
 
 Data    the 42 selected prompts of the two held-out splits, or all 683 of their grids
-Metric  per prompt from the draws: validity, moment errors, distances and what a perfect sampler scores on them
-        (…_floor its mean, …_floor_high its 95 % quantile), standard errors (…_se) of those that table 1 averages, the
-        test of fit p_fit and whether it passes the first 100, 300 and 1,000 draws, tokens per draw; from the law (no
-        draws): probabilities and divergences in nats
+Metric  per prompt from the draws: validity (…_low and …_high its Wilson interval), moment errors, distances and what a
+        perfect sampler scores on them (…_floor its mean, …_floor_high its 95 % quantile), standard errors (…_se) of
+        those that table 1 averages, the test of fit p_fit and whether it passes the first 100, 300 and 1,000 draws,
+        tokens per draw; from the law (no draws): probabilities and divergences in nats
 Source  arXiv 2605.11845; golden/structured_scores.jsonl for validity, moments and w1_valid_only
 
 Odd cases. A text is one decimal number and nothing else; "inf", "1,000", "1_000" and "0x1F" are malformed, digits of
@@ -32,7 +32,8 @@ from cft.distributions import Family, Registry
 from cft.numbers import read_number
 
 METRICS = (
-    "n", "valid_rate", "valid_rate_se", "support_violation_rate", "mean_error", "variance_error",
+    "n", "valid_rate", "valid_rate_low", "valid_rate_high", "valid_rate_se", "support_violation_rate",
+    "mean_error", "variance_error",
     "w1_valid_only", "w1_floor", "w1_floor_high",
     "w1_over_scale", "w1_over_scale_floor", "w1_over_scale_floor_high", "w1_over_scale_se",
     "w1_over_iqr", "w1_over_iqr_floor", "w1_over_iqr_floor_high",
@@ -43,7 +44,7 @@ METRICS = (
 )  # fmt: skip
 GREATEST = {"valid_rate": 1.0, "pit_w1": stats.INVALID_DISTANCE}  # other distances have no bound
 TESTED_AT = (100, 300, 1000)
-BOUNDED = ("law_valid", "law_ks", "law_pit_w1", "law_w1", "law_tv", "law_pit_w1_certain")
+BOUNDED = ("law_valid", "law_invalid", "law_ks", "law_pit_w1", "law_w1", "law_tv", "law_pit_w1_certain")
 LAW_METRICS = (
     "support_probability", "trie_kl", "sequence_kl", "support_nll", "kl_within_support",
     *(f"{name}_{side}" for name in BOUNDED for side in ("low", "high")),
@@ -83,9 +84,12 @@ def measure(
     every = np.array([value for value, _ in numbers], dtype=float)
     errors = Counter(code for _, code in numbers if code is not None)
     mean, variance = (float(moment) for moment in frozen.stats("mv"))
+    rate = stats.wilson(int(valid.sum()), len(texts))
     found = {
         "n": len(texts),
-        "valid_rate": float(valid.mean()),
+        "valid_rate": rate.estimate,
+        "valid_rate_low": rate.low,
+        "valid_rate_high": rate.high,
         "valid_rate_se": float(valid.std() / len(valid) ** 0.5),
         "support_violation_rate": sum(errors[code] for code in SUPPORT_ERRORS) / len(texts),
         "mean_error": _error(every[valid], np.mean, mean),

@@ -153,10 +153,11 @@ async function drawFamily(place, model) {
   await show(place, chart([...rows, ...diagonal], { across: "target's probability", description, step: false, width: place.clientWidth }));
 }
 
+const withInterval = (value, low, high) => (low === undefined ? value : `${rounded(value)} [${rounded(low)}, ${rounded(high)}]`);
 const SHOWN = [
   ["method", (run) => run.method],
   ["draws", ({ numbers }) => numbers.n],
-  ["valid rate", ({ numbers }) => numbers.valid_rate],
+  ["valid rate [95%]", ({ numbers }) => withInterval(numbers.valid_rate, numbers.valid_rate_low, numbers.valid_rate_high)],
   ["PIT W1 of the law, at least", ({ numbers }) => numbers.law_pit_w1_low],
   ["at most", ({ numbers }) => numbers.law_pit_w1_high],
   ["PIT W1 of draws", ({ numbers }) => numbers.pit_w1],

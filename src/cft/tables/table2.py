@@ -1,7 +1,9 @@
 """Transfer: open-ended randomness, the right answer's position in multiple-choice questions, NoveltyBench."""
 
+import numpy as np
 import pandas as pd
 
+from cft.benchmarks.mcq import LETTERS
 from cft.paired import BASE, mean_difference, pooled
 from cft.stats import Interval, wilson
 from cft.summary import UNKNOWN, bootstrap, cell, collect, columns, estimate, in_order, where
@@ -52,14 +54,24 @@ def _open_ended(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]
 
 def _mcq(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
     row = {name: estimate(cell(wide, metric, model, method)).estimate for name, metric in MCQ.items()}
-    counts = cell(wide, "n", model, method)
-    if counts.empty:  # prompting methods are not run on this benchmark
-        return row | columns("mcq_parse_rate", UNKNOWN)
-    # As many texts as one seed has: base may repeat its texts for every seed, and pooled ones would not be independent.
-    texts = counts.to_numpy().mean()
-    share = cell(wide, "parse_rate", model, method).to_numpy().mean()
-    _, low, high = wilson(round(texts * share), round(texts))
-    return row | columns("mcq_parse_rate", Interval(share, low, high))
+    row |= columns("mcq_parse_rate", _share(wide, "parse_rate", "n", model, method))
+    for letter in LETTERS:
+        share = _share(wide, f"freq_{letter.lower()}", "num_parseable", model, method)
+        row |= columns(f"mcq_letter_{letter}", share)
+    return row
+
+
+def _share(wide: pd.DataFrame, metric: str, of: str, model: str, method: str) -> Interval:
+    """A share of as many texts as the metric `of` says, with its Wilson interval for the texts of one seed.
+
+    Base may repeat its texts for every seed, and pooled ones would not be independent.
+    """
+    shares, counts = (cell(wide, name, model, method).to_numpy() for name in (metric, of))
+    shares, counts = shares[~np.isnan(shares)], counts[counts > 0]
+    if not len(shares):  # nothing parses, or a prompting method, which is not run on this benchmark
+        return UNKNOWN
+    share, texts = shares.mean(), round(counts.mean())
+    return Interval(share, *wilson(round(texts * share), texts)[1:])
 
 
 def _novelty(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
