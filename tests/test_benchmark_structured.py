@@ -236,6 +236,8 @@ def test_scores_are_tidy_and_cover_draws_and_law():
     assert list(scores.columns) == ["split", "item", "metric", "value"]
     assert set(scores["split"]) == {"unseen_params"}
     assert len(scores) == len(structured.METRICS) + 2 * len(structured.LAW_METRICS)
+    with pytest.raises(CftError, match="no column law_valid_low: an earlier version"):
+        structured.score(frame([GAUSSIAN], ["3"]), law.drop(columns="law_valid_low"), REGISTRY)
     assert not scores.duplicated(["item", "metric"]).any()
     values = {(item, metric): value for _, item, metric, value in scores.itertuples(index=False)}
     assert values[GAUSSIAN, "valid_rate"] == 0.5

@@ -196,7 +196,7 @@ def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> 
     """Tidy scores: METRICS of every prompt in `draws`, LAW_METRICS (nats; a probability) of every prompt in `law`.
 
     Also tokens_per_draw, the mean of the column tokens, where the draws have it. The split of a prompt outside the
-    paper's grids is "elsewhere".
+    paper's grids is "elsewhere". Raises CftError for a law of an earlier version.
     """
     splits = {prompt.prompt_id: prompt.split for prompt in registry.prompts}
     rows = [
@@ -212,6 +212,8 @@ def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> 
             for prompt_id, value in values.items()
         ]
     if law is not None:
+        if missing := [metric for metric in LAW_METRICS if metric not in law]:
+            raise CftError(f"the law has no column {missing[0]}: an earlier version made it; delete it and run again")
         rows += [
             (splits.get(prompt_id, ELSEWHERE), prompt_id, metric, value)
             for prompt_id, *values in law[["prompt_id", *LAW_METRICS]].itertuples(index=False)
