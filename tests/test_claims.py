@@ -150,6 +150,8 @@ def test_only_families_where_base_is_valid_count(scores, found):
         "soft cuts normalised W1 on unseen parameters, in families where at least 95% of base's draws are valid"
     ]
     assert row["verdict"] == "supported" and row["estimate"] < 0.2
+    unknown = claims.claims(scores[scores["metric"] != "valid_rate"]).set_index("claim")
+    assert unknown.loc[near, "estimate"].isna().all()
 
 
 def test_hard_and_soft(scores, found):

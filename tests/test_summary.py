@@ -40,6 +40,31 @@ def test_pairing_cancels_what_both_sides_share():
     assert paired.high - paired.low < (alone.high - alone.low) / 50
 
 
+def test_interval_of_a_mean_agrees_with_the_normal_approximation():
+    generator = np.random.default_rng(1)
+    values = pd.DataFrame(generator.normal(5, 2, (200, 1)), columns=[0])
+    found = summary.estimate(values)
+    half = 1.96 * values[0].std(ddof=0) / np.sqrt(200)
+    assert found.estimate == pytest.approx(values[0].mean())
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_interval_covers_seeds_that_differ():
+    same, different = np.ones((50, 3)), np.tile([1.0, 2.0, 3.0], (50, 1))
+    assert summary.estimate(pd.DataFrame(same))[1:] == (1, 1)
+    low, high = summary.estimate(pd.DataFrame(different))[1:]
+    assert low < 1.5 and high > 2.5
+
+
+def test_ratio_is_paired():
+    tuned = pd.DataFrame(np.random.default_rng(2).lognormal(0, 2, (30, 1)))
+    found = summary.ratio(3 * tuned, tuned)
+    assert found == pytest.approx((3, 3, 3))  # what both sides share cancels, however much families differ
+    incomplete = tuned.copy()
+    incomplete.iloc[0] = np.nan
+    assert summary.ratio(3 * tuned, incomplete) == pytest.approx((3, 3, 3))
+
+
 def test_seeds_that_differ_widen_the_interval():
     same = units(np.random.default_rng(1), families=200, noise=0.01)
     quiet, wide = summary.estimate(same), summary.estimate(same.add([-3.0, 0.0, 3.0], axis=1))
@@ -73,18 +98,28 @@ def test_each_level_is_drawn_again():
     for cell, variance in {
         "families": (families, 0),
         "prompts": (several.found, within),
-        "draws": (several, within + 0.25 / 4),
+        "draws": (several._replace(errors=several.errors * 4), within + 4 / 4),
     }.values():
         found = summary.resample(summary.combine, cell)
-        assert found.values.var() == pytest.approx((families.var(ddof=0).item() + variance) / 60, rel=0.1)
+        assert found.values.var() == pytest.approx((families.var(ddof=0).item() + variance) / 60, rel=0.08)
 
 
-def test_the_level_of_draws_stays_within_the_range_of_the_metric():
+@pytest.mark.parametrize("rate", [0.01, 0.99])
+def test_the_level_of_draws_stays_within_the_range_of_the_metric(rate):
     index = pd.MultiIndex.from_product([range(6), range(3)], names=["unit", "item"])
-    rates = pd.DataFrame(np.tile([[0.0], [0.01], [0.99]], (6, 1)), index=index)
+    rates = pd.DataFrame(rate, index=index, columns=[0])
     found = summary.resample(summary.combine, summary.Drawn(rates, rates * 0 + 0.05, 1.0))
     assert found.values.min() >= 0 and found.values.max() <= 1
-    assert found.values.mean() == pytest.approx(rates.mean().item(), abs=0.02)
+    assert found.values.mean() == pytest.approx(rate, abs=1e-3) and found.values.std() > 0
+    free = summary.resample(summary.combine, summary.Drawn(rates, rates * 0 + 0.05))
+    assert rate < 0.5 or free.values.max() > 1  # what the range is for
+
+
+def test_a_seed_without_a_value_does_not_halve_the_error_of_the_others():
+    one = pd.DataFrame(5.0, index=range(40), columns=[0])
+    two = one.assign(**{"1": np.nan}).set_axis([0, 1], axis=1)
+    alone, beside = (summary.resample(summary.combine, summary.Drawn(part, part * 0 + 0.5)) for part in (one, two))
+    assert np.nanstd(beside.values) == pytest.approx(alone.values.std(), rel=0.1)
 
 
 def test_families_of_different_sizes_weigh_the_same():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from cft import CftError, summary, tables
+from cft import CftError, tables
 from cft.paired import mcnemar_exact
 from cft.stats import wilson
 
@@ -97,31 +97,6 @@ def test_rows_keep_the_order_of_first_appearance(table1):
     assert list(table1["model"].unique()) == synthetic.MODELS[:2]
     assert list(table1["method"].unique()) == synthetic.METHODS
     assert len(table1) == 2 * 3 * 2
-
-
-def test_interval_of_a_mean_agrees_with_the_normal_approximation():
-    generator = np.random.default_rng(1)
-    values = pd.DataFrame(generator.normal(5, 2, (200, 1)), columns=[0])
-    found = summary.estimate(values)
-    half = 1.96 * values[0].std(ddof=0) / np.sqrt(200)
-    assert found.estimate == pytest.approx(values[0].mean())
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
-
-
-def test_interval_covers_seeds_that_differ():
-    same, different = np.ones((50, 3)), np.tile([1.0, 2.0, 3.0], (50, 1))
-    assert summary.estimate(pd.DataFrame(same))[1:] == (1, 1)
-    low, high = summary.estimate(pd.DataFrame(different))[1:]
-    assert low < 1.5 and high > 2.5
-
-
-def test_ratio_is_paired():
-    tuned = pd.DataFrame(np.random.default_rng(2).lognormal(0, 2, (30, 1)))
-    found = summary.ratio(3 * tuned, tuned)
-    assert found == pytest.approx((3, 3, 3))  # what both sides share cancels, however much families differ
-    incomplete = tuned.copy()
-    incomplete.iloc[0] = np.nan
-    assert summary.ratio(3 * tuned, incomplete) == pytest.approx((3, 3, 3))
 
 
 def test_prompts_without_valid_draw_are_counted_and_left_out_of_the_distance():

@@ -87,6 +87,8 @@ def _exp(found: Interval | None) -> Interval | None:
 
 def _nearly_valid(rates: Any) -> pd.Index:
     """Which rows of the cell [(family, prompt) x seeds] are of a family where NEARLY_VALID of the draws are valid."""
+    if rates.empty:
+        return rates.index
     families = rates.mean(axis=1).groupby("unit").transform("mean")
     return rates.index[families >= NEARLY_VALID]
 
@@ -101,7 +103,7 @@ def _fidelity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
                 def pair(metric: str, model: str, split: str = split, method: str = method, near: bool = bool(where)):
                     found = [drawn(wide, metric, model, name, split) for name in (method, BASE)]
                     rates = cell(wide, "valid_rate", model, BASE, split)
-                    return [part.only(_nearly_valid(rates)) if near and len(rates) else part for part in found]
+                    return [part.only(_nearly_valid(rates)) if near else part for part in found]
 
                 w1 = each_model(models, log_ratio("median"), lambda model, pair=pair: pair("w1_over_scale", model))
                 kl = each_model(models, log_ratio("mean"), lambda model, pair=pair: pair("trie_kl", model)[::-1])

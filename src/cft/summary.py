@@ -138,7 +138,7 @@ def resample(function: Callable[..., np.ndarray], *cells: pd.DataFrame | Drawn, 
         resampled = []
         for number, (part, error, given) in enumerate(zip(values, errors, cells, strict=True)):
             again = _taken(_seed_means(part, weights), items)
-            if isinstance(given, Drawn):
+            if isinstance(given, Drawn) and error.any():
                 # The errors of seeds are added as if these had the same draws, as those of base may.
                 noise = _noise(sizes, number, stratum) * _taken(_seed_means(error, weights), items)
                 room = np.minimum(again, given.most - again)
@@ -160,6 +160,7 @@ def _aligned(cells: Sequence[pd.DataFrame | Drawn]) -> tuple[np.ndarray, np.ndar
         if isinstance(part, Drawn):
             errors[number] = part.errors.loc[index, seeds].fillna(0)
     values[:, np.isnan(values).any(axis=0)] = np.nan  # a pair with one side missing is no pair
+    errors[np.isnan(values) & errors.any(axis=(1, 2), keepdims=True)] = np.nan  # what is missing has no error, not 0
     units = pd.factorize(index.get_level_values("unit"))[0] if "item" in index.names else np.arange(len(index))
     order = np.argsort(units, kind="stable")
     order = order[~np.isnan(values[0, order]).all(axis=1)]
