@@ -25,11 +25,12 @@ from record import ROUNDS, THREADS, compared, in_turns, keep
 from torch.nn.functional import cross_entropy, kl_div
 
 from cft import train, trainer
-from cft.batches import FLOOR, Batches, batch_loss
+from cft.batches import Batches, batch_loss
 from cft.config import load
 from cft.data import write_data
 from cft.distributions import registry
 from cft.lora import add_adapter
+from cft.loss import FLOOR
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings, TrainingSettings
 from cft.models import load_model, load_tokenizer

@@ -9,8 +9,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from cft import CftError, batches, chat
-from cft.batches import FLOOR, Batches, attention_mask, batch_loss, law_loss
+from cft.batches import Batches, attention_mask, batch_loss
 from cft.data import write_data
+from cft.loss import FLOOR, law_loss
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings
 from cft.models import load_model, load_tokenizer

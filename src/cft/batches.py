@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cft import CftError, chat
+from cft.loss import law_loss
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings
 from cft.packed import pack
@@ -21,38 +22,8 @@ from cft.prefix import logits_only_at
 from cft.provenance import read_table
 from cft.trie import Trie, build_trie
 
-FLOOR = 1e-8  # smallest probability of a token of a target's law, as in the released code
-
 Micro = dict[str, torch.Tensor]
 Laws = list[tuple[np.ndarray, np.ndarray]]  # tokens and their probabilities, for each label
-
-
-def law_loss(
-    logits: torch.Tensor,
-    place: torch.Tensor,
-    row: torch.Tensor,
-    token: torch.Tensor,
-    probability: torch.Tensor,
-    weight: torch.Tensor,
-    temperature: float = 1.0,
-) -> torch.Tensor:
-    """Weighted sum of KL(target law || softmax(logits / temperature)) over label rows, in nats.
-
-    logits       [places, vocabulary]
-    place        [rows] the place that a row labels; several may label the same
-    row, token   [entries] the label row and token of each entry of the laws, row by row
-    probability  [entries] floored at FLOOR and renormalised within a row (a one-hot law gives the cross-entropy)
-    weight       [rows]
-    """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    if temperature != 1:
-        logits = logits / temperature  # the same name, so that the copy before is let go
-    # One kernel each way, which keeps its result only: every pass over the logits costs as much as some layers.
-    log_model = logits.log_softmax(-1)
-    target = probability.to(logits.dtype).clamp(min=FLOOR)
-    total = torch.zeros(len(place), dtype=logits.dtype, device=logits.device).index_add(0, row, target)
-    target = target / total[row]
-    return (weight.to(logits.dtype)[row] * target * (target.log() - log_model[place[row], token])).sum()
 
 
 def batch_loss(model: Any, micro: Micro, temperature: float = 1.0) -> torch.Tensor:

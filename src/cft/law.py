@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 
 from cft import chat
-from cft.batches import FLOOR
 from cft.benchmark_settings import OpenEndedBenchmark, StructuredBenchmark
 from cft.benchmarks.open_ended import THRESHOLDS, support_size
 from cft.bounded import bounded
 from cft.distributions import Registry
+from cft.loss import FLOOR
 from cft.models import load_for_evaluation, load_tokenizer, settings_of
 from cft.prefix import Prefixes
 from cft.progress import Progress

@@ -10,7 +10,7 @@ from cft.packed import ROW
 from cft.shapes import BYTES, Shape
 
 FLOAT = 4  # bytes: norms and the loss compute in float32
-LOGITS = 3  # float32 copies at the peak: log-probabilities, their gradient and that of the logits
+PART = 2**20  # logits that cft.loss works on at once: they stay in a processor's cache and take next to no memory
 LAW = 32  # bytes per row and token of the vocabulary while next tokens are drawn: float32 logits to a float64 law
 CHUNK = 3 * FLOAT * 2**27  # three copies of the logits that cft.perplexity computes at once on a GPU
 STATES = 5  # of an adapter: weights, gradients, two moments of AdamW, a temporary copy
@@ -73,9 +73,8 @@ def layer_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets:
 
 def kept_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets: Sequence[str]) -> int:
     """What the loss of a micro-batch keeps for the backward pass, parameters excluded."""
-    logits = batch.labels * shape.vocabulary * FLOAT
     layer = layer_bytes(shape, dtype, batch, rank, targets)
-    return shape.layers * layer + _ends(shape, dtype, batch) + logits
+    return shape.layers * layer + _ends(shape, dtype, batch) + batch.labels * shape.vocabulary * BYTES[dtype]
 
 
 def step_bytes(
@@ -85,12 +84,14 @@ def step_bytes(
 
     checkpointing    the inputs of all layers are kept, and a layer is computed again in its turn
     """
-    logits = LOGITS * batch.labels * shape.vocabulary * FLOAT
+    count = batch.labels * shape.vocabulary
+    logits = count * BYTES[dtype] + FLOAT * min(count, PART)  # their gradient takes their place
     layer, ends = layer_bytes(shape, dtype, batch, rank, targets), _ends(shape, dtype, batch)
     if checkpointing:
         inputs = shape.layers * batch.tokens * shape.hidden * BYTES[dtype]
-        # The gradients within a layer come and go; measured, they are less than two fifths of what it keeps.
-        return inputs + ends + max(layer * 7 // 5, logits)
+        # The gradients within a layer come and go; measured, they are less than a fifth of what it keeps, or two fifths
+        # where that has the weights of pairs.
+        return inputs + ends + max(layer * (7 if shape.sinks else 6) // 5, logits)
     scores = 2 * batch.pairs * shape.heads * BYTES[dtype] if shape.sinks else 0  # on their way to weights
     return shape.layers * layer + ends + logits + scores
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROW = 256  # slots that a row is filled to; what is inserted whole may exceed it
+ROW = 512  # slots that a row is filled to; what is inserted whole may exceed it
 
 
 class Tree:
