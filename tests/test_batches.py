@@ -1,4 +1,4 @@
-"""The losses against the authors' code, and packed rows against whole sequences."""
+"""The losses against the authors' code, and packed slots against whole sequences."""
 
 from functools import partial
 
@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from cft import CftError, batches, chat
-from cft.batches import Batches, attention_mask, batch_loss
+from cft.attention import mask, use_blocks
+from cft.batches import Batches, batch_loss
 from cft.data import write_data
 from cft.loss import FLOOR, law_loss
 from cft.method_settings import FinetuneMethod
@@ -104,18 +105,18 @@ def gradients(model, loss):
         ("gpt_oss", "float32", 1e-5),
     ],
 )
-@pytest.mark.parametrize(("micro", "row"), [(5, 9999), (12, 9999), (12, 80)])
-def test_packed_rows_equal_whole_sequences(tiny, run, monkeypatch, architecture, dtype, tolerance, micro, row):
-    """Loss and gradients, in one row and in several, where layers see a window narrower than the prompts too."""
+@pytest.mark.parametrize(("micro", "block"), [(5, 9999), (12, 9999), (12, 80), (12, 7)])
+def test_packed_slots_equal_whole_sequences(tiny, run, monkeypatch, architecture, dtype, tolerance, micro, block):
+    """Loss and gradients, in one block and in several, where layers see a window narrower than the prompts too."""
     method, folder = run
-    monkeypatch.setattr(batches, "pack", partial(pack, row=row))
+    monkeypatch.setattr(batches, "pack", partial(pack, block=block))
     model, tokenizer = load_model(tiny(architecture, dtype)), load_tokenizer(tiny(architecture, dtype))
     lora = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)
     model = get_peft_model(model, lora, autocast_adapter_dtype=False)
     data = Batches(folder, tokenizer, ChatSettings(), method, micro)
     micros = data[1]
     assert len(micros) == -(-12 // micro)
-    assert (len(micros[0]["tokens"]) > 1) == (row < 9999)
+    assert (len(micros[0]["keys"]) > 1) == (block < 9999)
     packed = torch.stack([batch_loss(model, part, method.temperature) for part in micros]).sum()
     gradient = gradients(model, packed)
     naive = naive_loss(model, tokenizer, data, method, 1)
@@ -125,17 +126,19 @@ def test_packed_rows_equal_whole_sequences(tiny, run, monkeypatch, architecture,
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_a_window_that_holds_for_all_layers(window):
+@pytest.mark.parametrize("block", [99, 4])
+def test_a_window_that_holds_for_all_layers(window, block):
     """Mistral's: its configuration names no kinds of layers."""
     torch.manual_seed(3)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = MistralConfig(vocab_size=50, num_hidden_layers=3, sliding_window=window, **sizes)
     assert getattr(config, "layer_types", None) is None
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
     sequences = [[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 8, 9], [1, 2, 10, 11, 12, 13]]
-    tokens, position, seen = map(torch.from_numpy, (packed := pack(sequences, [2] * 3))[:3])
-    found = model(tokens, attention_mask=attention_mask(model, seen, position), position_ids=position).logits
-    assert len(tokens) == 1
+    use_blocks(model)
+    tokens, position, keys, seen = map(torch.from_numpy, (packed := pack(sequences, block))[:4])
+    given = {"attention_mask": mask(model, seen, keys, position), "position_ids": position[None], "blocks": keys}
+    found = model(tokens[None], **given).logits
     for sequence, slots in zip(sequences, packed.slots, strict=True):
         torch.testing.assert_close(found[0, slots], model(torch.tensor([sequence])).logits[0])
 
@@ -154,9 +157,8 @@ def test_mixed_labels_are_the_weighted_sum_of_both(tiny, families, tmp_path):
     assert float((found["mixed"] - wanted).norm() / wanted.norm()) < 1e-4  # labels are floored at 1e-8
 
 
-def test_logits_are_computed_once_for_each_labelled_prefix(tiny, run, monkeypatch):
+def test_logits_are_computed_once_for_each_labelled_prefix(tiny, run):
     method, folder = run
-    monkeypatch.setattr(batches, "pack", partial(pack, row=9999))
     model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))
     data = Batches(folder, tokenizer, ChatSettings(), method, 12)
     computed = []
@@ -186,4 +188,24 @@ def test_a_kind_of_layer_that_is_not_known_is_named(tiny, run):
     model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))
     model.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(CftError, match="layers of the kind linear_attention"):
+        batch_loss(model, Batches(run[1], tokenizer, ChatSettings(), run[0], 12)[0][0])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt_oss"])
+def test_a_model_that_was_trained_answers_as_before(tiny, run, architecture):
+    """Blocks are for those who ask for them: sampling and perplexity get the model's own attention."""
+    model, tokenizer = load_model(tiny(architecture)), load_tokenizer(tiny(architecture))
+    tokens = torch.arange(1, 13).reshape(2, 6)
+    padding = torch.tensor([[0, 1, 1, 1, 1, 1], [1] * 6])
+    with torch.no_grad():
+        before = [model(tokens).logits, model(tokens, attention_mask=padding).logits]
+        batch_loss(model, Batches(run[1], tokenizer, ChatSettings(), run[0], 12)[0][0])
+        after = [model(tokens).logits, model(tokens, attention_mask=padding).logits]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_an_attention_that_is_not_known_is_named(tiny, run):
+    model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(CftError, match="the attention flash_attention_2 cannot be trained yet"):
         batch_loss(model, Batches(run[1], tokenizer, ChatSettings(), run[0], 12)[0][0])

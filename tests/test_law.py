@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cft import CftError, chat
-from cft.batches import FLOOR
 from cft.benchmark_settings import OpenEndedBenchmark, StructuredBenchmark
 from cft.benchmarks import structured
 from cft.law import expected_nll, trie_law, write_law
+from cft.loss import FLOOR
 from cft.model_settings import ChatSettings
 from cft.models import load_model, load_tokenizer
 from cft.prefix import Prefixes

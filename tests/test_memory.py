@@ -80,7 +80,7 @@ def micro(batch, vocabulary=259):
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3", "gpt_oss"])
 @pytest.mark.parametrize("layers", [2, 5])
-@pytest.mark.parametrize("values", [2, 6])
+@pytest.mark.parametrize("values", [3, 6])
 def test_what_is_kept_for_the_backward_pass(architecture, layers, values):
     model, shape = adapted(architecture, layers)
     batch = MicroBatch(values, 60, values, 9)
@@ -166,11 +166,11 @@ def test_the_27b_model_on_a_card_of_80_gb(paper):
     def peak(**changed):
         return training_peak(COSTS, model.model_copy(update=plain | changed), method) / 1e9 + COSTS.gpu.reserve_gb
 
-    assert 80 < peak() < 85
-    assert peak(micro_batch=6) < 80
+    assert 80 < peak() < 82
+    assert peak(micro_batch=7) < 80
     assert peak(gradient_checkpointing=True) < 62
     assert peak(processes=2, sharding="fsdp") < 60
     experiment = paper.model_copy(update={"models": {"large": model.model_copy(update=plain | {"cache_tokens": 1024})}})
     (line,) = too_large(experiment, COSTS)
-    assert f"large: training needs up to {peak():.1f} GB of 80. Largest micro_batch that fits: 6." in line
+    assert f"large: training needs up to {peak():.1f} GB of 80. Largest micro_batch that fits: 7." in line
     assert f"With gradient_checkpointing: {peak(gradient_checkpointing=True):.1f} GB" in line

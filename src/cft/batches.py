@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cft import CftError, chat
+from cft import chat
+from cft.attention import mask, use_blocks
 from cft.loss import law_loss
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings
@@ -27,40 +28,18 @@ Laws = list[tuple[np.ndarray, np.ndarray]]  # tokens and their probabilities, fo
 
 
 def batch_loss(model: Any, micro: Micro, temperature: float = 1.0) -> torch.Tensor:
-    """The loss of one micro-batch; every prefix of its prompts and values is computed once in its row."""
-    with logits_only_at(model, micro["labelled"]):
+    """The loss of one micro-batch; every prefix of its prompts and values is computed once."""
+    use_blocks(model)
+    with logits_only_at(model, micro["labelled"][None]):
         output = model(
-            input_ids=micro["tokens"],
-            attention_mask=attention_mask(model, micro["seen"], micro["position"]),
-            position_ids=micro["position"],
+            input_ids=micro["tokens"][None],
+            attention_mask=mask(model, micro["seen"], micro["keys"], micro["position"]),
+            position_ids=micro["position"][None],
             use_cache=False,
+            blocks=micro["keys"],
         )
     place, labels = micro["place"], (micro["row"], micro["token"], micro["probability"])
     return law_loss(output.logits.flatten(0, 1), place, *labels, micro["weight"], temperature)
-
-
-def attention_mask(model: Any, seen: torch.Tensor, position: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-    """What a model of transformers takes for `seen`: [rows, 1, slots, slots], one for each kind of its layers.
-
-    Raises CftError for layers that are neither full nor windowed attention.
-    """
-    whole = getattr(model, "module", model)  # within the wrapper of several processes
-    config = whole.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if unknown := kinds - {"full_attention", "sliding_attention"}:
-        raise CftError(f"layers of the kind {', '.join(sorted(unknown))} cannot be trained yet; see cft/batches.py")
-    window = getattr(config, "sliding_window", None)
-    near = seen & (position[:, :, None] - position[:, None] < window) if window else seen
-    if len(kinds) > 1:
-        return {"full_attention": _added(whole, seen), "sliding_attention": _added(whole, near)}
-    return _added(whole, seen if kinds == {"full_attention"} else near)
-
-
-def _added(model: Any, seen: torch.Tensor) -> torch.Tensor:
-    """[rows, 1, slots, slots] what is added to attention scores; every kernel takes it, and keeps no copy by layer."""
-    dtype = model.get_input_embeddings().weight.dtype
-    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _part(items: list[Any], index: int, parts: int) -> list[Any]:
@@ -148,7 +127,7 @@ def micro_batch(values: Sequence[tuple[Sequence[int], np.ndarray, Laws]], weight
     weights    of each label of a value
     """
     sequences = [[*prompt, *tokens[:-1].tolist()] for prompt, tokens, _ in values]
-    packed = pack(sequences, [len(prompt) for prompt, _, _ in values])
+    packed = pack(sequences)
     # The token before a value's first predicts it, and so on to the one before its terminator.
     slots = [own[len(prompt) - 1 :] for (prompt, _, _), own in zip(values, packed.slots, strict=True)]
     chosen, place = np.unique(np.concatenate(slots), return_inverse=True)
@@ -156,8 +135,9 @@ def micro_batch(values: Sequence[tuple[Sequence[int], np.ndarray, Laws]], weight
     arrays = {
         "tokens": packed.tokens,
         "position": packed.position,
+        "keys": packed.keys,
         "seen": packed.seen,
-        "labelled": np.isin(np.arange(packed.tokens.size), chosen).reshape(packed.tokens.shape),
+        "labelled": np.isin(np.arange(packed.tokens.size), chosen),
         "place": place,
         "row": np.repeat(np.arange(len(laws)), [len(ids) for ids, _ in laws]),
         "token": np.concatenate([ids for ids, _ in laws]),

@@ -6,7 +6,7 @@ Not counted: what allocators round up to and the workspace of kernels; `cft mode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cft.packed import ROW
+from cft.packed import BLOCK
 from cft.shapes import BYTES, Shape
 
 FLOAT = 4  # bytes: norms and the loss compute in float32
@@ -30,21 +30,25 @@ class MicroBatch:
     value_tokens: int
 
     @property
-    def rows(self) -> tuple[int, int]:
-        """Rows of cft.packed and their slots: rows hold whole prompts with their values."""
-        each = self.prompt_tokens + -(-self.values // self.prompts) * (self.value_tokens - 1)
-        rows = -(-self.prompts * each // ROW)
-        return rows, -(-self.prompts // rows) * each
+    def tokens(self) -> int:
+        """Slots of cft.packed."""
+        return self.prompts * (self.prompt_tokens + -(-self.values // self.prompts) * (self.value_tokens - 1))
 
     @property
-    def tokens(self) -> int:
-        """Slots of all rows."""
-        return self.rows[0] * self.rows[1]
+    def blocks(self) -> tuple[int, int, int]:
+        """Its blocks, their slots, and the keys of each: those and the path to the first."""
+        number = -(-self.tokens // BLOCK)
+        size = -(-self.tokens // number)
+        return number, size, size + self.prompt_tokens + self.value_tokens - 2
+
+    @property
+    def keys(self) -> int:
+        return self.blocks[0] * self.blocks[2]
 
     @property
     def pairs(self) -> int:
-        """Pairs of slots of a row."""
-        return self.rows[0] * self.rows[1] ** 2
+        """Pairs of slots that attention compares."""
+        return self.keys * self.blocks[1]
 
     @property
     def labels(self) -> int:
@@ -65,10 +69,12 @@ def layer_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets:
         perceptron = size * shape.experts_per_token * (6 * shape.intermediate + shape.hidden)
     else:
         perceptron = 3 * size * shape.intermediate
-    # Keys and values are repeated for every head. No fast kernel knows sinks, so that the weights of pairs are kept.
-    keys = 2 * size * queries
-    pairs = size * shape.heads if shape.sinks else 0
-    return batch.tokens * (norms + adapters + attention + perceptron + keys) + batch.pairs * pairs
+    keys = 2 * size * shape.key_value_heads * shape.head_dim
+    pairs = 0
+    if shape.sinks:  # no fast kernel knows them: keys are repeated for every head, and the weights of pairs are kept
+        keys, pairs = 2 * size * queries, size * shape.heads
+    kept = norms + adapters + attention + perceptron
+    return batch.tokens * kept + batch.keys * keys + batch.pairs * pairs
 
 
 def kept_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets: Sequence[str]) -> int:
@@ -98,7 +104,8 @@ def step_bytes(
 
 def _ends(shape: Shape, dtype: str, batch: MicroBatch) -> int:
     """What is kept outside the layers: of the last norm, tables of rotary embeddings, who sees whom and two masks."""
-    masks = batch.pairs * (1 + 2 * BYTES[dtype])
+    repeated = 1 if shape.sinks else shape.heads // shape.key_value_heads
+    masks = batch.pairs * (1 + repeated * 2 * BYTES[dtype])
     return batch.tokens * (FLOAT * (shape.hidden + 1) + 4 * BYTES[dtype] * shape.head_dim) + masks
 
 

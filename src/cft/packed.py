@@ -1,8 +1,8 @@
-"""Token sequences that begin alike, packed into rows of trees: what several begin with is computed once.
+"""Token sequences that begin alike, packed as a tree: what several begin with is computed once.
 
 A slot holds the last token of a prefix. It sees the slots of the prefixes that it continues, at the position that its
-length gives, so that its next-token logits are those of the sequence alone. A row holds as many sequences as keep it
-short: attention compares all slots of a row. What sequences of different rows have in common is in each of these rows.
+length gives, so that its next-token logits are those of the sequence alone. Slots are in the order of a walk through
+the tree. Attention works on them block by block: a block sees itself and the path to its first slot, and nothing else.
 """
 
 from collections.abc import Sequence
@@ -10,75 +10,70 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROW = 512  # slots that a row is filled to; what is inserted whole may exceed it
-
-
-class Tree:
-    """The prefixes of sequences: `slots` holds the last token of each and the slot of the prefix before it, or -1."""
-
-    def __init__(self) -> None:
-        self.slots: list[tuple[int, int]] = []
-        self._slot: dict[tuple[int, int], int] = {}
-
-    def insert(self, sequence: Sequence[int]) -> list[int]:
-        """The slots of a sequence's prefixes, each new one after all others."""
-        found, parent = [], -1
-        for token in sequence:
-            slot = self._slot.setdefault((token, parent), len(self.slots))
-            if slot == len(self.slots):
-                self.slots.append((token, parent))
-            found.append(slot)
-            parent = slot
-        return found
-
-    def holds(self, sequence: Sequence[int]) -> bool:
-        """Whether the sequence is a prefix here."""
-        slot: int | None = -1
-        for token in sequence:
-            slot = self._slot.get((token, slot))
-            if slot is None:
-                return False
-        return True
+BLOCK = 64  # slots at most
 
 
 class Packed(NamedTuple):
-    """Sequences as rows.
+    """Sequences as one row of slots, in blocks of equal size: fewer than there are blocks are added to that end.
 
-    tokens, position   [rows, slots] a prefix's last token and its place; padding is token 0 at place 0
-    seen               [rows, slots, slots] whether the first slot sees the second; padding sees itself
-    slots              for each sequence [its tokens] the slot of each prefix, counted through all rows
+    tokens, position   [slots] a prefix's last token and its place; of an added slot 0
+    keys               [blocks, keys] the slots that a block may see: the path to its first one, then its own; where
+                       that path is short, a slot that none sees
+    seen               [blocks, block, keys] which of them each of a block's sees; an added slot sees itself
+    slots              for each sequence [its tokens] the slot of each prefix
     """
 
     tokens: np.ndarray
     position: np.ndarray
+    keys: np.ndarray
     seen: np.ndarray
     slots: list[np.ndarray]
 
 
-def pack(sequences: Sequence[Sequence[int]], heads: Sequence[int], row: int = ROW) -> Packed:
-    """Pack token sequences, none empty, in lexicographic order.
-
-    heads    how many first tokens each is recognised by: those with the same head are in the same row
-    """
-    whole = Tree()
-    for sequence in sequences:
-        whole.insert(sequence)
-    number = -(-len(whole.slots) // row)
-    rows, places = [Tree()], {}
+def pack(sequences: Sequence[Sequence[int]], block: int = BLOCK) -> Packed:
+    """Pack token sequences, none empty."""
+    slot_of: dict[tuple[int, int], int] = {}
+    tokens: list[int] = []
+    parents: list[int] = []
+    position: list[int] = []
+    places: dict[int, list[int]] = {}
     for index in sorted(range(len(sequences)), key=lambda index: list(sequences[index])):
-        head, full = sequences[index][: heads[index]], len(rows[-1].slots) >= len(whole.slots) / number
-        if full and len(rows) < number and not rows[-1].holds(head):
-            rows.append(Tree())
-        places[index] = len(rows) - 1, rows[-1].insert(sequences[index])
-    length = max(len(tree.slots) for tree in rows)
-    tokens, position = np.zeros((2, len(rows), length), np.int64)
-    seen = np.zeros((len(rows), length, length), bool)
-    seen[:, np.arange(length), np.arange(length)] = True
-    for number, tree in enumerate(rows):
-        for slot, (token, parent) in enumerate(tree.slots):
-            tokens[number, slot] = token
-            if parent >= 0:
-                position[number, slot] = position[number, parent] + 1
-                seen[number, slot] |= seen[number, parent]
-    where = [places[index] for index in range(len(sequences))]
-    return Packed(tokens, position, seen, [number * length + np.array(slots) for number, slots in where])
+        path, parent = [], -1
+        for place, token in enumerate(sequences[index]):
+            slot = slot_of.setdefault((token, parent), len(tokens))
+            if slot == len(tokens):
+                tokens.append(token)
+                parents.append(parent)
+                position.append(place)
+            path.append(slot)
+            parent = slot
+        places[index] = path
+    keys, seen = _blocks(parents, position, block)
+    added = seen.shape[0] * seen.shape[1] - len(tokens)
+    slots = [np.array(places[index]) for index in range(len(sequences))]
+    return Packed(np.pad(tokens, (0, added)), np.pad(position, (0, added)), keys, seen, slots)
+
+
+def _blocks(parents: list[int], position: list[int], block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Packed.keys and Packed.seen of blocks of equal size."""
+    number = -(-len(parents) // block)
+    size = -(-len(parents) // number)
+    starts = range(0, len(parents), size)
+    longest = max(position[start] for start in starts)
+    keys = np.zeros((len(starts), longest + size), np.int64)
+    seen = np.zeros((len(starts), size, longest + size), bool)
+    for number, start in enumerate(starts):
+        slot = start
+        for place in reversed(range(position[start])):
+            slot = keys[number, place] = parents[slot]
+        keys[number, longest:] = np.arange(start, start + size)
+        for slot in range(start, min(start + size, len(parents))):
+            # What is above it lies in the block or, as slots are in the order of a walk, on the path to the first.
+            if parents[slot] >= start:
+                seen[number, slot - start] = seen[number, parents[slot] - start]
+            else:
+                seen[number, slot - start, : position[slot]] = True
+            seen[number, slot - start, longest + slot - start] = True
+        own = np.arange(size)
+        seen[number, own, longest + own] = True
+    return keys, seen
