@@ -5,7 +5,7 @@
 Qwen3's architecture with random weights: the width of Qwen3-0.6B and so many of its 28 layers, 151,936 tokens; prompts
 in SmolLM2's tokens, which has the same digits. A step (labels, forward, backward) of the paper's soft method, each way
 in a process of its own: the most memory that it held, over what it held before. With checkpointing both ways keep the
-inputs of layers only, as `training: {gradient_checkpointing: true}` does; there is no dropout, so that losses are equal.
+inputs of layers only (the key `gradient_checkpointing`). There is no dropout, so that losses are equal.
 """
 
 import os

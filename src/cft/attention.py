@@ -29,9 +29,9 @@ def use_blocks(model: Any) -> None:
 
 
 def mask(model: Any, seen: torch.Tensor, keys: torch.Tensor, position: torch.Tensor) -> Any:
-    """What a model takes for Packed.seen: [blocks, 1, queries, keys], one for each kind of its layers.
+    """What a model of `use_blocks` takes for Packed's `seen`, `keys` and `position`: [blocks, 1, queries, keys].
 
-    Queries are repeated for the heads that share keys where those are one after another in one product.
+    One for each kind of its layers. Where heads that share keys are one product, each has its own copy of the queries.
     Raises CftError for layers that are neither full nor windowed attention.
     """
     config = _config(model)
@@ -57,8 +57,8 @@ def _added(model: Any, seen: torch.Tensor) -> torch.Tensor:
     if config._attn_implementation == "cft_sdpa":
         seen = seen.repeat(1, config.num_attention_heads // config.num_key_value_heads, 1)
     dtype = getattr(model, "module", model).get_input_embeddings().weight.dtype
-    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return added.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _chosen(states: States, blocks: torch.Tensor) -> States:
@@ -71,6 +71,7 @@ def _by_kernel(
     module: Any, query: States, key: States, value: States, attention_mask: Any,
     blocks: torch.Tensor | None = None, dropout: float = 0.0, scaling: float | None = None, **others: Any,
 ) -> tuple[States, None]:  # fmt: skip
+    """By PyTorch's scaled_dot_product_attention; `blocks` are Packed.keys."""
     if blocks is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others

@@ -45,7 +45,7 @@ class _LogProbabilities(torch.autograd.Function):
         ctx: Any, logits: torch.Tensor, place: torch.Tensor, token: torch.Tensor, temperature: float
     ) -> torch.Tensor:
         precise = torch.promote_types(logits.dtype, torch.float32)
-        total = torch.cat([part.to(precise, copy=True).div_(temperature).logsumexp(-1) for part in _parts(logits)])
+        total = torch.cat([_scaled(part, precise, temperature).logsumexp(-1) for part in _parts(logits)])
         ctx.save_for_backward(logits, place, token, total)
         ctx.temperature = temperature
         return logits[place, token].to(precise) / temperature - total[place]
@@ -62,7 +62,7 @@ class _LogProbabilities(torch.autograd.Function):
         start = 0
         for part, entries in zip(parts, order.split(counts), strict=True):
             own = slice(start, start + len(part))
-            found = part.to(total.dtype).div_(ctx.temperature).sub_(total[own, None]).exp_().mul_(-mass[own, None])
+            found = _scaled(part, total.dtype, ctx.temperature).sub_(total[own, None]).exp_().mul_(-mass[own, None])
             found.index_put_((place[entries] - start, token[entries]), gradient[entries], accumulate=True)
             part.copy_(found)
             start = own.stop
@@ -72,3 +72,8 @@ class _LogProbabilities(torch.autograd.Function):
 def _parts(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Some rows each."""
     return logits.split(max(1, PART // logits.shape[1]))
+
+
+def _scaled(part: torch.Tensor, precise: torch.dtype, temperature: float) -> torch.Tensor:
+    """The part itself where that is it."""
+    return part.to(precise) if temperature == 1 else part.to(precise, copy=True).div_(temperature)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-BLOCK = 64  # slots at most
+BLOCK = 128  # slots at most
 
 
 class Packed(NamedTuple):
