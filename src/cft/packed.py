@@ -56,8 +56,7 @@ def pack(sequences: Sequence[Sequence[int]], block: int = BLOCK) -> Packed:
 
 def _blocks(parents: list[int], position: list[int], block: int) -> tuple[np.ndarray, np.ndarray]:
     """Packed.keys and Packed.seen of blocks of equal size."""
-    number = -(-len(parents) // block)
-    size = -(-len(parents) // number)
+    size = -(-len(parents) // -(-len(parents) // block))
     starts = range(0, len(parents), size)
     longest = max(position[start] for start in starts)
     keys = np.zeros((len(starts), longest + size), np.int64)
