@@ -163,7 +163,8 @@ def same_texts(frame, engine, draws):
 
 
 def test_a_killed_job_continues_with_the_same_draws(engine, draws, prompts, smollm2, adapter, tmp_path):
-    line = command(tmp_path, prompts, smollm2, adapter, "auto")
+    count = 100  # of a prompt: more than the engine has in work at once, or the last comes right after the first
+    line = command(tmp_path, prompts, smollm2, adapter, "auto", draws=count)
     journal = tmp_path / ".draws.parquet.journal"
     process = subprocess.Popen(line, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
@@ -173,11 +174,11 @@ def test_a_killed_job_continues_with_the_same_draws(engine, draws, prompts, smol
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = journal.read_bytes().count(b"\n") - 1
-    assert not (tmp_path / "draws.parquet").exists() and kept < 25 * len(prompts)
+    assert not (tmp_path / "draws.parquet").exists() and kept < count * len(prompts)
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert f"continuing after {kept} draws" in done.stderr
     frame = pd.read_parquet(tmp_path / "draws.parquet")
-    assert len(frame) == len(frame.drop_duplicates(["prompt_id", "draw"])) == 25 * len(prompts)
+    assert len(frame) == len(frame.drop_duplicates(["prompt_id", "draw"])) == count * len(prompts)
     assert same_texts(frame, engine, draws)
 
 
