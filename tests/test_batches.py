@@ -209,3 +209,12 @@ def test_an_attention_that_is_not_known_is_named(tiny, run):
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(CftError, match="the attention flash_attention_2 cannot be trained yet"):
         batch_loss(model, Batches(run[1], tokenizer, ChatSettings(), run[0], 12)[0][0])
+
+
+def test_a_bias_of_the_scores_is_refused(tiny, run, monkeypatch):
+    """Our product would leave it out."""
+    model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))
+    (micro,) = Batches(run[1], tokenizer, ChatSettings(), run[0], 12)[0]
+    monkeypatch.setattr(model, "forward", partial(model.forward, position_bias=torch.zeros(1)))
+    with pytest.raises(CftError, match="LlamaAttention adds a bias to its scores"):
+        batch_loss(model, micro)

@@ -80,7 +80,7 @@ def micro(batch, vocabulary=259):
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3", "gpt_oss"])
 @pytest.mark.parametrize("layers", [2, 5])
-@pytest.mark.parametrize("values", [3, 6])
+@pytest.mark.parametrize("values", [2, 3, 6])
 def test_what_is_kept_for_the_backward_pass(architecture, layers, values):
     model, shape = adapted(architecture, layers)
     batch = MicroBatch(values, 60, values, 9)
@@ -96,7 +96,8 @@ def test_what_is_kept_for_the_backward_pass(architecture, layers, values):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         batch_loss(model, micro(batch))
     measured = sum(storage.nbytes() for storage in kept.values())
-    assert 1 <= kept_bytes(shape, "float32", batch, 4, ATTENTION) / measured < 1.3
+    # The blocks of two prompts begin where these do: what a path to them might take is counted for nothing.
+    assert 1 <= kept_bytes(shape, "float32", batch, 4, ATTENTION) / measured < (1.3 if values > 2 else 1.4)
 
 
 @pytest.mark.parametrize(
