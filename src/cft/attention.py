@@ -77,9 +77,7 @@ def _by_kernel(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
     if others.get("position_bias") is not None:
-        raise CftError(
-            f"{type(module).__name__} adds a bias to its scores, which cannot be trained yet"
-        )
+        raise CftError(f"{type(module).__name__} adds a bias to its scores, which cannot be trained yet")
     _, heads, slots, width = query.shape
     number, shared = len(blocks), heads // key.shape[1]
     # Heads that share keys follow each other: their queries are as good as more queries of one head.
