@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MistralConfig
 
-from cft import CftError, batches, chat
+from cft import CftError, attention, batches, chat
 from cft.attention import mask, use_blocks
 from cft.batches import Batches, batch_loss
 from cft.data import write_data
@@ -105,10 +105,13 @@ def gradients(model, loss):
         ("gpt_oss", "float32", 1e-5),
     ],
 )
-@pytest.mark.parametrize(("micro", "block"), [(5, 9999), (12, 9999), (12, 80), (12, 7)])
-def test_packed_slots_equal_whole_sequences(tiny, run, monkeypatch, architecture, dtype, tolerance, micro, block):
-    """Loss and gradients, in one block and in several, where layers see a window narrower than the prompts too."""
+@pytest.mark.parametrize(
+    ("micro", "block", "kept"), [(5, 9999, 9999), (12, 9999, 9999), (12, 80, 9999), (12, 7, 9999), (12, 80, 0)]
+)
+def test_packed_slots_equal_whole_sequences(tiny, run, monkeypatch, architecture, dtype, tolerance, micro, block, kept):
+    """Loss and gradients: in one block and in several, which are kept or not, and with windows shorter than prompts."""
     method, folder = run
+    monkeypatch.setattr(attention, "KEPT", kept)
     monkeypatch.setattr(batches, "pack", partial(pack, block=block))
     model, tokenizer = load_model(tiny(architecture, dtype)), load_tokenizer(tiny(architecture, dtype))
     lora = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)

@@ -80,22 +80,14 @@ def micro(batch, vocabulary=259):
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3", "gpt_oss"])
 @pytest.mark.parametrize("layers", [2, 5])
-@pytest.mark.parametrize("values", [2, 3, 6])
+@pytest.mark.parametrize("values", [2, 3, 6, 8])
 def test_what_is_kept_for_the_backward_pass(architecture, layers, values):
     model, shape = adapted(architecture, layers)
     batch = MicroBatch(values, 60, values, 9)
-    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            kept[storage._cdata] = storage  # held, so that no other storage gets its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        batch_loss(model, micro(batch))
-    measured = sum(storage.nbytes() for storage in kept.values())
+    with Held(model.parameters()) as held:
+        loss = batch_loss(model, micro(batch))
+    assert loss.requires_grad
+    measured = held.now
     # The blocks of two prompts begin where these do: what a path to them might take is counted for nothing.
     assert 1 <= kept_bytes(shape, "float32", batch, 4, ATTENTION) / measured < (1.3 if values > 2 else 1.4)
 
@@ -104,6 +96,7 @@ def test_what_is_kept_for_the_backward_pass(architecture, layers, values):
     ("architecture", "layers", "dtype", "values", "vocabulary"),
     [
         *((name, 2, "float32", 6, 259) for name in ("llama", "qwen3", "gemma3", "gpt_oss")),
+        *((name, 3, "float32", 10, 259) for name in ("llama", "qwen3", "gemma3", "gpt_oss")),
         *((name, 5, "bfloat16", 2, 259) for name in ("llama", "qwen3", "gemma3", "gpt_oss")),
         ("llama", 2, "bfloat16", 2, 20000),  # logits are most of it
     ],
@@ -160,18 +153,18 @@ def test_shards_divide_frozen_weights_only():
 
 
 def test_the_27b_model_on_a_card_of_80_gb(paper):
-    """Its bound is above 80 GB at eight values in a pass, and below with gradient checkpointing or two GPUs."""
+    """Its bound is above 80 GB at nine values in a pass, and below with gradient checkpointing or two GPUs."""
     model, method = paper.models["gemma-3-27b"], paper.methods["soft"]
-    plain = {"processes": 1, "gpus": 1, "gradient_checkpointing": False, "sharding": "ddp", "micro_batch": 8}
+    plain = {"processes": 1, "gpus": 1, "gradient_checkpointing": False, "sharding": "ddp", "micro_batch": 9}
 
     def peak(**changed):
         return training_peak(COSTS, model.model_copy(update=plain | changed), method) / 1e9 + COSTS.gpu.reserve_gb
 
     assert 80 < peak() < 82
-    assert peak(micro_batch=7) < 80
+    assert peak(micro_batch=8) < 80
     assert peak(gradient_checkpointing=True) < 62
     assert peak(processes=2, sharding="fsdp") < 60
     experiment = paper.model_copy(update={"models": {"large": model.model_copy(update=plain | {"cache_tokens": 1024})}})
     (line,) = too_large(experiment, COSTS)
-    assert f"large: training needs up to {peak():.1f} GB of 80. Largest micro_batch that fits: 7." in line
+    assert f"large: training needs up to {peak():.1f} GB of 80. Largest micro_batch that fits: 8." in line
     assert f"With gradient_checkpointing: {peak(gradient_checkpointing=True):.1f} GB" in line

@@ -2,18 +2,21 @@
 
 A model computes everything else on one row of slots. Its layers call a function that transformers knows by name; ours
 cuts queries into blocks and hands each the keys that it may see. Keys are not repeated for the heads that share them.
+Of a long row nothing of this is kept for the backward pass, which computes it again.
 """
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from cft import CftError
+from cft.memory import KEPT
 
 States = torch.Tensor
 
@@ -67,6 +70,13 @@ def _chosen(states: States, blocks: torch.Tensor) -> States:
     return states[0].index_select(1, blocks.flatten()).view(heads, *blocks.shape, width).transpose(0, 1)
 
 
+def _twice(function: Any, query: States, key: States, value: States) -> States:
+    """What `function` makes of them; where there are more than KEPT slots, they are all that is kept of it."""
+    if query.shape[2] <= KEPT or not torch.is_grad_enabled():
+        return function(query, key, value)
+    return cast(States, checkpoint(function, query, key, value, use_reentrant=False))
+
+
 def _by_kernel(
     module: Any, query: States, key: States, value: States, attention_mask: Any,
     blocks: torch.Tensor | None = None, dropout: float = 0.0, scaling: float | None = None, **others: Any,
@@ -78,14 +88,18 @@ def _by_kernel(
         )
     if others.get("position_bias") is not None:
         raise CftError(f"{type(module).__name__} adds a bias to its scores, which cannot be trained yet")
-    _, heads, slots, width = query.shape
-    number, shared = len(blocks), heads // key.shape[1]
-    # Heads that share keys follow each other: their queries are as good as more queries of one head.
-    queries = query.view(-1, shared, number, slots // number, width).permute(2, 0, 1, 3, 4).flatten(2, 3)
-    keys, values = _chosen(key, blocks), _chosen(value, blocks)
-    found = scaled_dot_product_attention(queries, keys, values, attention_mask, dropout, scale=scaling)
-    found = found.view(number, -1, shared, slots // number, width).permute(0, 3, 1, 2, 4)
-    return found.reshape(1, slots, heads, width), None
+
+    def attended(query: States, key: States, value: States) -> States:
+        _, heads, slots, width = query.shape
+        number, shared = len(blocks), heads // key.shape[1]
+        # Heads that share keys follow each other: their queries are as good as more queries of one head.
+        queries = query.view(-1, shared, number, slots // number, width).permute(2, 0, 1, 3, 4).flatten(2, 3)
+        keys, values = _chosen(key, blocks), _chosen(value, blocks)
+        found = scaled_dot_product_attention(queries, keys, values, attention_mask, dropout, scale=scaling)
+        found = found.view(number, -1, shared, slots // number, width).permute(0, 3, 1, 2, 4)
+        return found.reshape(1, slots, heads, width)
+
+    return _twice(attended, query, key, value), None
 
 
 def _by_model(
@@ -96,10 +110,13 @@ def _by_model(
     own = sys.modules[type(module).__module__].eager_attention_forward
     if blocks is None:
         return own(module, query, key, value, attention_mask, **others)
-    queries = query[0].unflatten(1, (len(blocks), -1)).transpose(0, 1)
-    keys, values = _chosen(key, blocks), _chosen(value, blocks)
-    found, _ = own(module, queries, keys, values, attention_mask, **others)
-    return found.flatten(0, 1)[None], None
+
+    def attended(query: States, key: States, value: States) -> States:
+        queries = query[0].unflatten(1, (len(blocks), -1)).transpose(0, 1)
+        found, _ = own(module, queries, _chosen(key, blocks), _chosen(value, blocks), attention_mask, **others)
+        return found.flatten(0, 1)[None]
+
+    return _twice(attended, query, key, value), None
 
 
 AttentionInterface.register("cft_sdpa", _by_kernel)

@@ -11,6 +11,7 @@ from cft.shapes import BYTES, Shape
 
 FLOAT = 4  # bytes: norms and the loss compute in float32
 PART = 2**20  # logits that cft.loss works on at once: they stay in a processor's cache and take next to no memory
+KEPT = 512  # slots of cft.packed up to which attention keeps what it computes; of more it computes it twice
 LAW = 32  # bytes per row and token of the vocabulary while next tokens are drawn: float32 logits to a float64 law
 CHUNK = 3 * FLOAT * 2**27  # three copies of the logits that cft.perplexity computes at once on a GPU
 STATES = 5  # of an adapter: weights, gradients, two moments of AdamW, a temporary copy
@@ -63,18 +64,25 @@ def layer_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets:
         norms += FLOAT * (shape.heads + shape.key_value_heads) * (shape.head_dim + 1)
     # An adapted layer keeps its input after dropout, the mask of dropout, and the narrow state between its factors.
     adapters = sum(size * (2 * shape.size_of(target)[0] + rank) for target in targets)
-    attention = 2 * size * queries + FLOAT * shape.heads
     if shape.experts:
         # Gate and up projections, four states between them and the gate, and the output before it is weighted.
         perceptron = size * shape.experts_per_token * (6 * shape.intermediate + shape.hidden)
     else:
         perceptron = 3 * size * shape.intermediate
+    kept = batch.tokens * (norms + adapters + perceptron)
+    if batch.tokens <= KEPT:
+        return kept + attention_bytes(shape, dtype, batch)
+    return kept + batch.tokens * size * (queries + 2 * shape.key_value_heads * shape.head_dim)
+
+
+def attention_bytes(shape: Shape, dtype: str, batch: MicroBatch) -> int:
+    """What attention of one layer keeps until its own backward pass: its queries, keys and values block by block."""
+    size, queries = BYTES[dtype], shape.heads * shape.head_dim
     keys = 2 * size * shape.key_value_heads * shape.head_dim
     pairs = 0
     if shape.sinks:  # no fast kernel knows them: keys are repeated for every head, and the weights of pairs are kept
         keys, pairs = 2 * size * queries, size * shape.heads
-    kept = norms + adapters + attention + perceptron
-    return batch.tokens * kept + batch.keys * keys + batch.pairs * pairs
+    return batch.tokens * (2 * size * queries + FLOAT * shape.heads) + batch.keys * keys + batch.pairs * pairs
 
 
 def kept_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets: Sequence[str]) -> int:
@@ -93,13 +101,15 @@ def step_bytes(
     count = batch.labels * shape.vocabulary
     logits = count * BYTES[dtype] + FLOAT * min(count, PART)  # their gradient takes their place
     layer, ends = layer_bytes(shape, dtype, batch, rank, targets), _ends(shape, dtype, batch)
+    again = batch.pairs * shape.heads * BYTES[dtype] if shape.sinks else 0  # scores on their way to weights
+    if batch.tokens > KEPT:
+        again += attention_bytes(shape, dtype, batch)
     if checkpointing:
         inputs = shape.layers * batch.tokens * shape.hidden * BYTES[dtype]
         # The gradients within a layer come and go; measured, they are less than a fifth of what it keeps, or two fifths
         # where that has the weights of pairs.
-        return inputs + ends + max(layer * (7 if shape.sinks else 6) // 5, logits)
-    scores = 2 * batch.pairs * shape.heads * BYTES[dtype] if shape.sinks else 0  # on their way to weights
-    return shape.layers * layer + ends + logits + scores
+        return inputs + ends + max(layer * (7 if shape.sinks else 6) // 5, layer + again, logits)
+    return shape.layers * layer + ends + max(logits, again)
 
 
 def _ends(shape: Shape, dtype: str, batch: MicroBatch) -> int:
