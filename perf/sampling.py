@@ -33,6 +33,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Model = Annotated[Path, typer.Option()]
 MODEL, ADAPTER = Path("results/models/smollm2"), Path("results/adapters/smollm2/soft/seed11")
 NEW_TOKENS = 32
+DRAWS = (6, 24)  # of a prompt with vLLM; an unmerged adapter is so slow (2 minutes a turn) that it gets the last
 
 
 def job_of(model: Path, adapter: Path | None, engine: str, draws: int, how: str = "auto") -> Job:
@@ -100,19 +101,20 @@ def generate(model: Any, job: Job, keys: list[str], batches: int) -> int:
 
 
 @app.command()
-def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24, rounds: int = ROUNDS) -> None:
-    """Draws per second of one queue (adapter merged) and of batches of 16, merged and as the paper's code has it.
-
-    rounds    with the adapter merged; as a request it is so slow (10 minutes with blocks of 128) that it has one
-    """
-    found: dict[str, list[float]] = {}
-    for how, block, turns in (("merge", 32, rounds), ("request", 32, 1), ("request", 128, 1)):
-        line = [sys.executable, __file__, "vllm-arms", how, "--block", str(block), "--draws", str(draws),
-                "--rounds", str(turns), "--model", model, "--adapter", adapter]  # fmt: skip
+def vllm(model: Model = MODEL, adapter: Model = ADAPTER, rounds: int = ROUNDS) -> None:
+    """Draws per second of one queue (adapter merged) and of batches of 16, merged and as the paper's code has it."""
+    rows = []
+    ours: dict[str, list[float]] = {}
+    for how, block, draws in (("merge", 32, DRAWS), ("request", 32, DRAWS[-1:]), ("request", 128, DRAWS[-1:])):
+        line = [sys.executable, __file__, "vllm-arms", how, "--block", str(block), "--rounds", str(rounds),
+                *(f"--draws={one}" for one in draws), "--model", model, "--adapter", adapter]  # fmt: skip
         done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
-        found |= json.loads(done.stdout.splitlines()[-1])
-    ours = found.pop("merge, block 32, one queue")
-    rows = [compared(name, "s", ours[: len(other)], other) for name, other in found.items()]
+        found = json.loads(done.stdout.splitlines()[-1])
+        ours |= {one: arms["queue"] for one, arms in found.items() if "queue" in arms}
+        rows += [
+            compared(f"{how}, block {block}, batches of 16: {one} draws a prompt", "s", ours[one], arms["batches"])
+            for one, arms in found.items()
+        ]
     title = "1,000 draws with vLLM on a processor: adapter merged, one queue; against batches, an unmerged adapter"
     keep("vllm", title, rows, ["`cft sample` merges and uses blocks of 32; blocks of 128 are vLLM's own."])
 
@@ -120,10 +122,10 @@ def vllm(model: Model = MODEL, adapter: Model = ADAPTER, draws: int = 24, rounds
 @app.command(hidden=True)
 def vllm_arms(
     how: Literal["merge", "request"],
+    draws: Annotated[list[int], typer.Option()],
     block: int = 32,
     model: Model = MODEL,
     adapter: Model = ADAPTER,
-    draws: int = 24,
     rounds: int = 1,
 ) -> None:
     """One process can hold one vLLM: this is the process of one way to start it; 128 is vLLM's own block size.
@@ -131,16 +133,18 @@ def vllm_arms(
     Prints seconds for 1,000 draws in each round, of batches of 16 and, with the adapter merged, of one queue.
     """
     vllm_setup.BLOCK = block
-    job = job_of(model, adapter, "vllm", draws, how)
+    job = job_of(model, adapter, "vllm", max(draws), how)
     engine: Any = engines.start(job)
+    ways = ("batches", "queue") if how == "merge" else ("batches",)
+    found: dict[int, dict[str, list[float]]] = {one: {way: [] for way in ways} for one in draws}
     # The same draws in every arm, whole prompts, each arm with an empty cache.
-    some = [request for request in job.requests if request.prompt_id in list(job.prompts)[::3]]
-    sizes = {"batches of 16": 16} | ({"one queue": len(some)} if how == "merge" else {})
-    found: dict[str, list[float]] = {f"{how}, block {block}, {name}": [] for name in sizes}
-    for _ in range(rounds):
-        for spent, size in zip(found.values(), sizes.values(), strict=True):
-            engine.llm.reset_prefix_cache()
-            spent.append(1000 / measured(lambda size=size: in_batches(engine, some, size))["draws_per_s"])
+    keys = list(job.prompts)[::3]
+    for one, way in [(one, way) for _ in range(rounds) for one in draws for way in ways]:
+        some = [request for request in job.requests if request.prompt_id in keys and request.draw < one]
+        size = 16 if way == "batches" else len(some)
+        engine.llm.reset_prefix_cache()
+        work = measured(lambda size=size, some=some: in_batches(engine, some, size))
+        found[one][way].append(1000 / work["draws_per_s"])
     print(json.dumps(found))
 
 

@@ -11,7 +11,7 @@ from cft.shapes import BYTES, Shape
 
 FLOAT = 4  # bytes: norms and the loss compute in float32
 PART = 2**20  # logits that cft.loss works on at once: they stay in a processor's cache and take next to no memory
-KEPT = 512  # slots of cft.packed up to which attention keeps what it computes; of more it computes it twice
+KEPT = 640  # slots of cft.packed up to which attention keeps what it computes; of more it computes it twice
 LAW = 32  # bytes per row and token of the vocabulary while next tokens are drawn: float32 logits to a float64 law
 CHUNK = 3 * FLOAT * 2**27  # three copies of the logits that cft.perplexity computes at once on a GPU
 STATES = 5  # of an adapter: weights, gradients, two moments of AdamW, a temporary copy
