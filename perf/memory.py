@@ -4,8 +4,8 @@
 
 Qwen3's architecture with random weights: the width of Qwen3-0.6B and so many of its 28 layers, 151,936 tokens; prompts
 in SmolLM2's tokens, which has the same digits. A step (labels, forward, backward) of the paper's soft method, each way
-in a process of its own: the most memory that it held, over what it held before. With checkpointing both ways keep the
-inputs of layers only (the key `gradient_checkpointing`). There is no dropout, so that losses are equal.
+in a process of its own: the most memory that it held, over what it held before. There is no dropout, so that losses are
+equal.
 """
 
 import os
@@ -37,7 +37,7 @@ def held(field: str) -> float:
 
 
 @app.command()
-def step(way: str, layers: int, draws: int, batch: int, model: Path, checkpointing: bool = False) -> None:
+def step(way: str, layers: int, draws: int, batch: int, model: Path) -> None:
     """Print the MB of one step one way."""
     torch.set_num_threads(THREADS)
     config = AutoConfig.for_model(
@@ -46,9 +46,6 @@ def step(way: str, layers: int, draws: int, batch: int, model: Path, checkpointi
     torch.manual_seed(1)
     lora = method("soft").lora.model_copy(update={"dropout": 0.0})
     network = add_adapter(AutoModelForCausalLM.from_config(config, dtype=torch.float32), lora).train()
-    if checkpointing:
-        network.enable_input_require_grads()
-        network.gradient_checkpointing_enable({"use_reentrant": False})
     data = data_of(
         load_tokenizer(model), method("soft", draws=16, draws_per_prompt=draws, batch_size=batch, max_steps=1)
     )
@@ -61,13 +58,13 @@ def step(way: str, layers: int, draws: int, batch: int, model: Path, checkpointi
     print(loss.item(), held("VmHWM") - before)
 
 
-def measured(way: str, layers: int, draws: int, batch: int, model: Path, *options: str) -> tuple[float, float]:
+def measured(way: str, layers: int, draws: int, batch: int, model: Path) -> tuple[float, float]:
     """Loss and MB of a step in a fresh process.
 
     What a tensor frees goes back at once, so that what is held is what is in use: left to itself, the C library keeps
     half as much again or not, by chance.
     """
-    line = [sys.executable, __file__, "step", way, *map(str, (layers, draws, batch)), str(model), *options]
+    line = [sys.executable, __file__, "step", way, *map(str, (layers, draws, batch)), str(model)]
     settings = {"OMP_NUM_THREADS": "2", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     found = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | settings)
     loss, memory = map(float, found.stdout.split()[-2:])
@@ -82,14 +79,11 @@ def compare(
 ) -> None:
     """Keep the section `memory`."""
     rows = []
-    cases = [(layers, draws, ()) for layers in (2, 28) for draws in (1, 4, 16)]
-    for layers, draws, options in [*cases, (28, 1, ("--checkpointing",))]:
-        ours, naive = (
-            [measured(way, layers, draws, batch, model, *options) for _ in range(rounds)] for way in ("ours", "naive")
-        )
+    for layers, draws in [(layers, draws) for layers in (2, 28) for draws in (1, 4, 16)]:
+        ours, naive = ([measured(way, layers, draws, batch, model) for _ in range(rounds)] for way in ("ours", "naive"))
         if abs(ours[0][0] - naive[0][0]) > 1e-5 * naive[0][0]:
             raise SystemExit(f"the losses differ: {ours[0][0]}, {naive[0][0]}")
-        work = f"{layers} layers, {batch // draws} prompts x {draws}{', checkpointing' if options else ''}"
+        work = f"{layers} layers, {batch // draws} prompts x {draws}"
         rows.append(compared(work, "MB", [mb for _, mb in ours], [mb for _, mb in naive], WANTED))
         print(rows[-1], flush=True)
     keep(
