@@ -12,10 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cft import attention
 from cft.batches import batch_loss, micro_batch
 from cft.costs import read_costs
 from cft.footprint import too_large, training_peak
-from cft.memory import MicroBatch, kept_bytes, step_bytes, training_bytes
+from cft.memory import KEPT, MicroBatch, kept_bytes, step_bytes, training_bytes
 from cft.shapes import ATTENTION
 from cft.tiny import RECIPES, SIZE
 
@@ -78,16 +79,20 @@ def micro(batch, vocabulary=259):
     return micro_batch(each, [1 / batch.labels] * batch.values)
 
 
+def kept_for(model, inputs):
+    with Held(model.parameters()) as held:
+        loss = batch_loss(model, inputs)
+    assert loss.requires_grad
+    return held.now
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3", "gpt_oss"])
 @pytest.mark.parametrize("layers", [2, 5])
-@pytest.mark.parametrize("values", [2, 3, 6, 8])
+@pytest.mark.parametrize("values", [2, 3, 6, 16])
 def test_what_is_kept_for_the_backward_pass(architecture, layers, values):
     model, shape = adapted(architecture, layers)
     batch = MicroBatch(values, 60, values, 9)
-    with Held(model.parameters()) as held:
-        loss = batch_loss(model, micro(batch))
-    assert loss.requires_grad
-    measured = held.now
+    measured = kept_for(model, micro(batch))
     # The blocks of two prompts begin where these do: what a path to them might take is counted for nothing.
     assert 1 <= kept_bytes(shape, "float32", batch, 4, ATTENTION) / measured < (1.3 if values > 2 else 1.4)
 
@@ -96,7 +101,7 @@ def test_what_is_kept_for_the_backward_pass(architecture, layers, values):
     ("architecture", "layers", "dtype", "values", "vocabulary"),
     [
         *((name, 2, "float32", 6, 259) for name in ("llama", "qwen3", "gemma3", "gpt_oss")),
-        *((name, 3, "float32", 10, 259) for name in ("llama", "qwen3", "gemma3", "gpt_oss")),
+        *((name, 3, "float32", 16, 259) for name in ("llama", "qwen3", "gemma3", "gpt_oss")),
         *((name, 5, "bfloat16", 2, 259) for name in ("llama", "qwen3", "gemma3", "gpt_oss")),
         ("llama", 2, "bfloat16", 2, 20000),  # logits are most of it
     ],
@@ -135,6 +140,26 @@ def test_values_that_share_a_prompt_take_less():
     found = step_bytes(shape, "float32", together, 4, ATTENTION)
     assert 1 <= found / held.peak < 1.3
     assert found < 0.6 * step_bytes(shape, "float32", alone, 4, ATTENTION)
+
+
+@pytest.mark.parametrize(("architecture", "share"), [("llama", 0.95), ("gpt_oss", 0.8)])
+def test_attention_of_many_slots_is_not_kept(monkeypatch, architecture, share):
+    model, _ = adapted(architecture, 5)
+    inputs = micro(MicroBatch(16, 60, 16, 9))
+    found = kept_for(model, inputs)
+    monkeypatch.setattr(attention, "KEPT", 9999)
+    assert found < share * kept_for(model, inputs)
+
+
+def test_prompts_that_begin_alike_are_within_the_bound_of_those_that_do_not():
+    """Their slots are so few that what attention computes is kept, unlike that of the others."""
+    model, shape = adapted("gpt_oss", 5)
+    rng = np.random.default_rng(0)
+    begin, ends = rng.integers(0, 259, 10), rng.integers(0, 259, (10, 59))
+    each = [([*begin, *end[:50]], end[50:], [(end[i : i + 1], np.ones(1)) for i in range(50, 59)]) for end in ends]
+    inputs = micro_batch(each, [1 / 90] * 10)
+    assert inputs["tokens"].numel() <= KEPT < (bound := MicroBatch(10, 60, 10, 9)).tokens
+    assert kept_for(model, inputs) <= kept_bytes(shape, "float32", bound, 4, ATTENTION)
 
 
 def test_shards_divide_frozen_weights_only():

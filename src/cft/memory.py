@@ -70,9 +70,11 @@ def layer_bytes(shape: Shape, dtype: str, batch: MicroBatch, rank: int, targets:
     else:
         perceptron = 3 * size * shape.intermediate
     kept = batch.tokens * (norms + adapters + perceptron)
+    whole = kept + attention_bytes(shape, dtype, batch)
     if batch.tokens <= KEPT:
-        return kept + attention_bytes(shape, dtype, batch)
-    return kept + batch.tokens * size * (queries + 2 * shape.key_value_heads * shape.head_dim)
+        return whole
+    states = batch.tokens * size * (queries + 2 * shape.key_value_heads * shape.head_dim)
+    return max(kept + states, whole * KEPT // batch.tokens)  # where prompts have more in common, there are fewer slots
 
 
 def attention_bytes(shape: Shape, dtype: str, batch: MicroBatch) -> int:
