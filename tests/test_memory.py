@@ -155,8 +155,8 @@ def test_prompts_that_begin_alike_are_within_the_bound_of_those_that_do_not():
     """Their slots are so few that what attention computes is kept, unlike that of the others."""
     model, shape = adapted("gpt_oss", 5)
     rng = np.random.default_rng(0)
-    begin, ends = rng.integers(0, 259, 10), rng.integers(0, 259, (10, 59))
-    each = [([*begin, *end[:50]], end[50:], [(end[i : i + 1], np.ones(1)) for i in range(50, 59)]) for end in ends]
+    begin, ends = rng.integers(0, 259, 5), rng.integers(0, 259, (10, 64))
+    each = [([*begin, *end[:55]], end[55:], [(end[i : i + 1], np.ones(1)) for i in range(55, 64)]) for end in ends]
     inputs = micro_batch(each, [1 / 90] * 10)
     assert inputs["tokens"].numel() <= KEPT < (bound := MicroBatch(10, 60, 10, 9)).tokens
     assert kept_for(model, inputs) <= kept_bytes(shape, "float32", bound, 4, ATTENTION)
