@@ -33,6 +33,11 @@ def test_help_imports_nothing_heavy():
     assert time.monotonic() - start < 5  # the promise is half a second; this only catches a heavy import
 
 
+def test_bars_of_libraries_stay_out_of_logs():
+    code = "from cft.cli import _start; _start(); from tqdm.auto import tqdm; list(tqdm(range(9)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr == b""
+
+
 def test_prompts(golden_rows):
     rows = [json.loads(line) for line in cft("prompts").stdout.splitlines()]
     assert len(rows) == 1988 + 591 + 92

@@ -219,8 +219,10 @@ def hub_snapshot(repo: str, kind: str, revision: str | None, **patterns: Any) ->
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    from cft.progress import Downloads
+
     try:
-        return Path(snapshot_download(repo, repo_type=kind, revision=revision, **patterns))
+        return Path(snapshot_download(repo, repo_type=kind, revision=revision, tqdm_class=Downloads, **patterns))
     except GatedRepoError:
         raise CftError(f"{repo} is gated: accept its licence at {_page(repo, kind)}, then set HF_TOKEN")
     except RepositoryNotFoundError:

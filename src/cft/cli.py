@@ -18,6 +18,8 @@ __all__ = ["app", "fit", "images", "look", "main", "measure", "models", "plan", 
 def _start(debug: Annotated[bool, typer.Option(help="show a traceback when something fails")] = False) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("cft").setLevel(logging.INFO)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars: in a log there are lines only
     if debug:
         os.environ["CFT_DEBUG"] = "1"
 

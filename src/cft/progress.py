@@ -1,13 +1,14 @@
 """Progress of long work: a bar on a terminal, a plain line every ten seconds in a log."""
 
+import io
 import logging
 import re
 import sys
 import time
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 log = logging.getLogger(__name__)
 EVERY = 10.0
@@ -51,11 +52,7 @@ class Progress:
             self.bar.update(count)
         elif not self.quiet and (time.monotonic() - self.told >= EVERY or self.done >= self.total):
             self.told = time.monotonic()
-            rate = self.done / max(self.told - self.started, 1e-9)
-            left = (self.total - self.done) / rate if rate else 0
-            log.info(
-                "%s %d/%d %s, %.1f/s, %.0f s left %s", self.what, self.done, self.total, self.unit, rate, left, note
-            )
+            _tell(self.what, self.done, self.total, self.unit, self.told - self.started, note)
 
     def __enter__(self) -> "Progress":
         return self
@@ -65,3 +62,26 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class Downloads(tqdm):
+    """A bar that a library draws of what it fetches, in bytes: in a log our lines instead. It is its `tqdm_class`."""
+
+    told = -EVERY  # by any of them: a library may have several, for bytes that come and bytes that are written
+
+    def __init__(self, *arguments: Any, **named: Any):
+        self.plain = not sys.stderr.isatty()
+        super().__init__(*arguments, **named | ({"file": io.StringIO()} if self.plain else {}), disable=False)
+
+    def display(self, *arguments: Any, **named: Any) -> None:
+        if not self.plain:
+            super().display(*arguments, **named)
+        elif self.unit == "B" and self.n and time.monotonic() - Downloads.told >= EVERY:
+            Downloads.told = time.monotonic()
+            _tell("download", self.n / 1e6, (self.total or self.n) / 1e6, "MB", self.format_dict["elapsed"], "")
+
+
+def _tell(what: str, done: float, total: float, unit: str, seconds: float, note: str) -> None:
+    rate = done / max(seconds, 1e-9)
+    left = (total - done) / rate if rate else 0
+    log.info("%s %d/%d %s, %.1f/s, %.0f s left %s", what, done, total, unit, rate, left, note)
