@@ -20,7 +20,7 @@ from cft.model_settings import ModelSource
 from cft.models import prepare
 from cft.streams import stream
 
-BATCH, PAIRS = 16, (64, 256, 1024)
+BATCH, PAIRS, WANTED = 16, (64, 256, 1024), 2
 
 
 def pairs_of(model: Judge, count: int) -> list[Row]:
@@ -58,7 +58,7 @@ def main(batch_tokens: int = 2048, rounds: int = ROUNDS) -> None:
         times, found = in_turns(ways, rounds, clock=time.process_time, warm_up=pairs == PAIRS[0])
         verdicts = [found[name].softmax(-1)[:, 1] > THRESHOLD for name in ways]
         assert torch.equal(*verdicts), "the two ways disagree"
-        rows.append(compared(f"{pairs:,} pairs", "s", times["ours"], times["as they come"]))
+        rows.append(compared(f"{pairs:,} pairs", "s", times["ours"], times["as they come"], WANTED))
         print(rows[-1], flush=True)
     title = "NoveltyBench's classifier (tiny), in seconds of the processor: sorted by length, against batches of 16"
     keep("judge", title, rows, ["Answers of mixed length, at most 128 tokens each; same verdicts both ways."])

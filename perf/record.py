@@ -105,6 +105,10 @@ def _cell(value: Spread, unit: str = "") -> str:
     return f"{shown(value['median'])}{unit}" + (f" ({low}–{high})" if low != high else "")
 
 
+def _aim(wanted: float, found: float) -> str:
+    return f"≥ {wanted:g}" + (", missed" if found < wanted else "")
+
+
 def table(section: dict[str, Any]) -> str:
     """A section in Markdown: its title, its rows, its notes."""
     against = any("ratio" in row for row in section["rows"])
@@ -117,7 +121,7 @@ def table(section: dict[str, Any]) -> str:
         cells = [row["work"], _cell(row["ours"], f" {row['unit']}")]
         if against:
             cells += [_cell(row["other"], f" {row['unit']}"), _cell(row["ratio"])] if "ratio" in row else ["", ""]
-            cells.append(f"≥ {row['wanted']:g}" if "wanted" in row else "")
+            cells.append(_aim(row["wanted"], row["ratio"]["median"]) if "wanted" in row else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, *(f"\n{note}" for note in section["notes"])])
 

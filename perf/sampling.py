@@ -33,6 +33,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Model = Annotated[Path, typer.Option()]
 MODEL, ADAPTER = Path("results/models/smollm2"), Path("results/adapters/smollm2/soft/seed11")
 NEW_TOKENS = 32
+VLLM_WANTED = 4
 DRAWS = (6, 24)  # of a prompt with vLLM; an unmerged adapter is so slow (2 minutes a turn) that it gets the last
 
 
@@ -111,8 +112,11 @@ def vllm(model: Model = MODEL, adapter: Model = ADAPTER, rounds: int = ROUNDS) -
         done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         ours |= {one: arms["queue"] for one, arms in found.items() if "queue" in arms}
+        wanted = VLLM_WANTED if how == "merge" else None  # the same engine, fed in batches
         rows += [
-            compared(f"{how}, block {block}, batches of 16: {one} draws a prompt", "s", ours[one], arms["batches"])
+            compared(
+                f"{how}, block {block}, batches of 16: {one} draws a prompt", "s", ours[one], arms["batches"], wanted
+            )
             for one, arms in found.items()
         ]
     title = "1,000 draws with vLLM on a processor: adapter merged, one queue; against batches, an unmerged adapter"

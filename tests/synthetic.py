@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
+from cft.benchmark_settings import PALOMA_SLICES
 from cft.distributions import registry
 from cft.stats import curve_points
 
@@ -23,7 +24,7 @@ TASKS = {
     "gsm8k_strict": 0.6,
     "gsm8k_flexible": 0.65,
 }
-SLICES = {"wikitext_103": 15.0, "c4_en": 25.0, "ptb": 40.0}
+SLICES = dict(zip(PALOMA_SLICES, (15.0, 25.0, 20.0, 18.0, 40.0, 12.0, 30.0), strict=True))
 # Per method: valid rate, support probability, trie KL, sequence KL, normalised W1, PIT W1; a made-up tuned quality.
 LEVELS = {"base": (0.05, 0.001, 1.6, 10.0, 1.3, 0.45), "soft": (0.96, 0.55, 0.15, 2.2, 0.12, 0.07)}
 TUNED = (0.94, 0.5, 0.2, 2.8, 0.09, 0.09)

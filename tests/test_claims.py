@@ -17,7 +17,7 @@ MODELS = ["Qwen3-0.6B", "Qwen3-14B", "Llama-3.2-1B-Instruct", "Gemma-3-27B-it"]
 
 @pytest.fixture(scope="module")
 def scores():
-    return synthetic.scores(MODELS, seeds=(0, 1))
+    return synthetic.scores(MODELS, seeds=(0, 1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,11 @@ def verdicts(scores: pd.DataFrame, words: str) -> set[str]:
     chosen = [all(word in claim for word in words.split(" & ")) for claim in rows["claim"]]
     assert any(chosen)
     return set(rows.loc[chosen, "verdict"])
+
+
+def twice(scores: pd.DataFrame) -> pd.DataFrame:
+    """Each model under a second name too."""
+    return pd.concat([scores, scores.assign(model=scores["model"] + "-again")], ignore_index=True)
 
 
 def rows_of(scores, benchmark, *metrics, method=None):
@@ -214,7 +219,8 @@ def test_positions_need_several_models(scores, found):
     more.loc[rows_of(scores, "mcq", "tv_uniform", method="base") & scores["model"].str.startswith("Qwen"), "value"] = (
         0.7
     )
-    assert verdicts(more, "soft evens out & most in Qwen3") == {"supported"}
+    assert verdicts(more, "soft evens out & most in Qwen3") == {"undecided"}  # two of each say little
+    assert verdicts(twice(more), "soft evens out & most in Qwen3") == {"supported"}
 
 
 def test_novelty_counts_models(scores, found):
@@ -224,10 +230,11 @@ def test_novelty_counts_models(scores, found):
     better = scores.copy()
     mine = rows_of(scores, "novelty", "utility_v1.0", method="soft")
     better.loc[mine, "value"] += 5
-    assert verdicts(better, "NoveltyBench") == {"supported"}
+    assert verdicts(better, "NoveltyBench") == {"undecided"}  # four of four, as four coins may fall
+    assert verdicts(twice(better), "NoveltyBench") == {"supported"}
     assert verdicts(better[better["model"] == MODELS[0]], "NoveltyBench") == {"undecided"}
     better.loc[mine, "value"] -= 10
-    assert verdicts(better, "NoveltyBench") == {"refuted"}
+    assert verdicts(twice(better), "NoveltyBench") == {"refuted"}
 
 
 def test_retention_by_hand(scores, found):
@@ -246,7 +253,7 @@ def test_retention_by_hand(scores, found):
 
 def test_perplexity_by_the_better_variant_on_the_worst_slice(scores, found):
     claim = found.loc["at least one tuned variant has lower perplexity than base on every PALOMA slice"]
-    assert claim["estimate"] == pytest.approx(0.97 * math.sqrt(1.001), rel=1e-6)  # soft's factor, two seeds
+    assert claim["estimate"] == pytest.approx(0.97 * 1.001, rel=1e-6)  # soft's factor, the middle one of three seeds
     assert claim["verdict"] == "supported"
     one = scores.copy()
     mine = (one["split"] == "ptb") & (one["metric"] == "nats") & (one["method"] == "soft")
@@ -255,6 +262,9 @@ def test_perplexity_by_the_better_variant_on_the_worst_slice(scores, found):
     other = one.copy()
     other.loc[(one["split"] == "ptb") & (one["metric"] == "nats") & (one["method"] == "hard"), "value"] *= 0.9
     assert verdicts(other, "PALOMA") == {"supported"}
+    # A slice that was not run may be worse: without c4_en nothing supports the claim, but one worse slice refutes it.
+    assert verdicts(scores[scores["split"] != "c4_en"], "PALOMA") == {"undecided"}
+    assert verdicts(one[one["split"] != "c4_en"], "PALOMA") == {"refuted"}
 
 
 def test_the_file(scores, found, tmp_path):

@@ -1,5 +1,6 @@
 """The tree sampler: draws against the enumerated law, their independence of batches, stops."""
 
+import math
 from itertools import product
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from cft import chat
+from cft import CftError, chat
 from cft.benchmark_settings import SamplingSettings
 from cft.engines import Job, Request, transformers
 from cft.engines.transformers import batches, draw_batch, next_token_law
@@ -111,6 +112,13 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
     assert (kept > 0).tolist() == [[True, True, False, False]]
     hot = next_token_law(logits, SamplingSettings(draws=1, max_new_tokens=1, temperature=2.0))[0]
     np.testing.assert_allclose(hot, np.sqrt([0.5, 0.3, 0.15, 0.05]) / np.sqrt([0.5, 0.3, 0.15, 0.05]).sum(), rtol=1e-6)
+
+
+def test_a_law_that_is_no_number_is_refused():
+    settings = SamplingSettings(draws=1, max_new_tokens=1)
+    with pytest.raises(CftError, match="no numbers"):
+        next_token_law(torch.tensor([[0.0, 1.0], [math.nan, 1.0]]), settings)
+    assert next_token_law(torch.tensor([[0.0, -math.inf]]), settings).tolist() == [[1, 0]]  # a token that cannot be
 
 
 def test_batches_hold_whole_prompts():

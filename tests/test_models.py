@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
@@ -125,10 +126,17 @@ def test_a_merged_checkpoint_has_the_law_of_the_model_with_its_adapter(tiny, tmp
 def test_a_tokenizer_from_another_repository(tiny, tmp_path, monkeypatch):
     """A judge's repository may hold weights only: settings name the one that has its tokenizer, at its own commit."""
     asked = []
-    monkeypatch.setattr("cft.models.hub_snapshot", lambda repo, kind, revision, **_: asked.append((repo, revision)))
+
+    def snapshot(repo, kind, revision, **_):
+        asked.append((repo, revision))
+        return Path("cache/snapshots") / (revision or "5eed")  # of a branch the commit that it is at now
+
+    monkeypatch.setattr("cft.models.hub_snapshot", snapshot)
     settings = ModelSource(source="hub", repo="a/judge", tokenizer="b/base", tokenizer_revision="c0ffee")
     prepare(settings, tmp_path / "m")
     assert asked == [("a/judge", None), ("b/base", "c0ffee")]
+    assert settings_of(tmp_path / "m").revision == "5eed" and settings.revision is None
+    assert json.loads((tmp_path / "m" / "run.json").read_text())["source"]["revision"] == "5eed"
     loaded = []
     real = load_tokenizer(tiny("llama"))
     monkeypatch.setattr("cft.models.AutoTokenizer.from_pretrained", lambda **where: loaded.append(where) or real)

@@ -8,7 +8,7 @@ import pytest
 import synthetic
 from scipy import stats
 
-from cft import paired, summary
+from cft import paired, resampling, summary
 from cft.stats import Interval
 
 SIMULATIONS = 200
@@ -67,7 +67,7 @@ def test_interval_of_a_paired_difference_covers_the_truth(seeds):
         tuned = pd.DataFrame((generator.random((80, seeds)) < np.clip(ease - 0.1, 0, 1)).astype(float))
         truth = -0.1 + 0.1**2 / 2  # the mean over ease of clip(ease - 0.1) - ease
         pair = (tuned, paired.once_for_all_seeds(base, tuned))
-        found.append(covers(summary.bootstrap(paired.mean_difference, *pair), truth))
+        found.append(covers(resampling.bootstrap(paired.mean_difference, *pair), truth))
     assert sum(found) in COVERED if seeds == 1 else sum(found) >= COVERED[0]
 
 
@@ -79,20 +79,20 @@ def test_interval_of_a_perplexity_ratio_covers_the_truth():
         level = 3 + generator.normal(0, 0.5, (100, 1))  # nats per token, which differ much more than the methods do
         sums = [tokens * (level + shift + generator.normal(0, 0.05, (100, 1))) for shift in (-0.04, 0)]
         cells = [pd.DataFrame(part) for part in (sums[0], tokens, sums[1], tokens)]
-        found.append(covers(summary.bootstrap(paired.log_perplexity_ratio, *cells), -0.04))
+        found.append(covers(resampling.bootstrap(paired.log_perplexity_ratio, *cells), -0.04))
     assert sum(found) in COVERED
 
 
 def test_perplexity_ratio_is_one_of_sums_not_of_means():
     nats, tokens = pd.DataFrame([[10.0], [900.0]]), pd.DataFrame([[10.0], [300.0]])
     base = pd.DataFrame([[20.0], [600.0]])
-    found = paired.exp(summary.bootstrap(paired.log_perplexity_ratio, nats, tokens, base, tokens))
+    found = paired.exp(resampling.bootstrap(paired.log_perplexity_ratio, nats, tokens, base, tokens))
     assert found.estimate == pytest.approx(np.exp(910 / 310) / np.exp(620 / 310))
 
 
 def test_base_measured_once_stands_beside_every_seed():
     base, tuned = pd.DataFrame({11: [1.0, 0.0]}), pd.DataFrame({11: [1.0, 1.0], 12: [0.0, 1.0]})
-    found = summary.bootstrap(paired.mean_difference, tuned, paired.once_for_all_seeds(base, tuned))
+    found = resampling.bootstrap(paired.mean_difference, tuned, paired.once_for_all_seeds(base, tuned))
     assert found.estimate == pytest.approx(0.25)
     several = pd.DataFrame({11: [1.0], 12: [0.0]})
     assert paired.once_for_all_seeds(several, tuned) is several
@@ -104,9 +104,9 @@ def test_the_bootstrap_agrees_with_plain_loops():
     families = pd.MultiIndex.from_tuples(
         [(unit, item) for unit, item in zip("abacbaa", range(7), strict=True)], names=["unit", "item"]
     )
-    found = summary.resample(summary.combine, pd.DataFrame(values, index=families))
+    found = resampling.resample(resampling.combine, pd.DataFrame(values, index=families))
     by_family = np.concatenate([values[np.array(list("abacbaa")) == unit] for unit in "abc"])
-    places, weights = summary._chosen((4, 2, 1), 3, "")
+    places, weights = resampling._chosen((4, 2, 1), 3, "")
     seen = set()
     for i in range(20):
         chosen = np.repeat(np.arange(3), weights[i].astype(int))
@@ -130,7 +130,7 @@ def test_five_tasks_weigh_equally_and_need_all_five():
     correct = paired.scores_of(scores, "tinybenchmarks", ["correct"])
     by_task = scores.query("benchmark == 'tinybenchmarks' and metric == 'correct' and split in @paired.FIVE_TASKS")
     means = by_task.groupby(["method", "split"])["value"].mean().groupby("method").mean()
-    found = summary.interval(paired.five_tasks(correct, "SmolLM2-135M", "soft", "base"))
+    found = resampling.interval(paired.five_tasks(correct, "SmolLM2-135M", "soft", "base"))
     assert found.estimate == pytest.approx(means["soft"] - means["base"])
     assert found.low < found.estimate < found.high
     without = paired.scores_of(scores[scores["split"] != "winogrande"], "tinybenchmarks", ["correct"])
@@ -139,20 +139,20 @@ def test_five_tasks_weigh_equally_and_need_all_five():
 
 def test_strata_are_independent():
     values = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 1)))
-    parts = [summary.resample(summary.combine, values, stratum=name) for name in ("a", "b")]
+    parts = [resampling.resample(resampling.combine, values, stratum=name) for name in ("a", "b")]
     assert abs(np.corrcoef(parts[0].values, parts[1].values)[0, 1]) < 0.1
-    again = summary.resample(summary.combine, values, stratum="a")
+    again = resampling.resample(resampling.combine, values, stratum="a")
     assert (again.values == parts[0].values).all()
 
 
-def part_of(values: np.ndarray) -> summary.Resampled:
-    return summary.resample(summary.combine, pd.DataFrame(values))
+def part_of(values: np.ndarray) -> resampling.Resampled:
+    return resampling.resample(resampling.combine, pd.DataFrame(values))
 
 
 def test_models_are_resampled_where_there_are_several():
     generator = np.random.default_rng(2)
     parts = [part_of(generator.normal(level, 0.01, (30, 1))) for level in (-1, 0, 1, 2)]
-    found = summary.interval(paired.over_models(parts))
+    found = resampling.interval(paired.over_models(parts))
     assert found.estimate == pytest.approx(0.5, abs=0.02)
     assert found.high - found.low > 1.5
     assert paired.over_models(parts[:1]) is parts[0]
@@ -166,7 +166,7 @@ def test_interval_over_models_covers_the_truth():
     for seed in range(SIMULATIONS):
         generator = np.random.default_rng(seed)
         parts = [part_of(generator.normal(generator.normal(1, 0.5), 1, (20, 2))) for _ in range(12)]
-        found.append(covers(summary.interval(paired.over_models(parts)), 1))
+        found.append(covers(resampling.interval(paired.over_models(parts)), 1))
     assert sum(found) >= COVERED[0]  # models and units are both resampled: rather too wide than too narrow
 
 
@@ -190,7 +190,7 @@ def test_interval_of_a_share_of_draws_covers_the_truth():
         )
         wide = paired.scores_of(scores, "open_ended")
         share = paired.share_of_draws(wide, "top_share", "weekday", "m", "base")
-        found.append(covers(summary.interval(share), 0.8))
+        found.append(covers(resampling.interval(share), 0.8))
     assert sum(found) in COVERED
     assert paired.share_of_draws(wide, "top_share", "city", "m", "base") is None
 

@@ -45,7 +45,7 @@ def test_the_table_says_what_was_kept(tmp_path):
     ]
     record.keep("targets", "Targets against loops", rows, ["A note."], results=tmp_path)
     text = record.tables(tmp_path)
-    assert "| 16,384 values | 0.5 s (0.25–0.5) | 5 s (5–10) | 10 (10–40) | ≥ 20 |" in text
+    assert "| 16,384 values | 0.5 s (0.25–0.5) | 5 s (5–10) | 10 (10–40) | ≥ 20, missed |" in text
     assert "| alone | 1,234 s |  |  |  |" in text
     assert text.startswith(f"### {record.machine()}\n\n**Targets against loops**") and text.endswith("\n\nA note.")
 

@@ -197,6 +197,31 @@ def test_a_killed_job_continues_after_the_last_finished_file(tiny, corpus, tmp_p
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_mended_text_alone_is_measured_again(tiny, tmp_path, monkeypatch):
+    good, bad = tmp_path / "texts/ptb/test/a.jsonl.gz", tmp_path / "texts/ptb/test/b.jsonl.gz"
+    settings = PalomaBenchmark(data=str(tmp_path / "texts"), slices=["ptb"], context=48, stride=24)
+
+    def measured():
+        write_corpus(settings, Assets({}, None, tmp_path), tmp_path / "corpus")
+        return run(tiny("llama"), tmp_path / "corpus", tmp_path / "out.parquet", settings)
+
+    write_documents(good, ["fine"])
+    bad.write_bytes(gzip.compress(b'{"text": null}\n'))
+    with pytest.raises(CftError, match=r"b\.jsonl\.gz: line 1"):
+        measured()
+    write_documents(bad, ["mended"])
+    read, original = [], perplexity.documents
+    monkeypatch.setattr(perplexity, "documents", lambda path, limit: read.append(path.name) or original(path, limit))
+    assert measured()["bytes"].tolist() == [4, 6] and read == [bad.name]
+
+
+def test_probabilities_that_are_no_numbers_are_refused(tiny, corpus, tmp_path, uniform):
+    torch.nn.init.constant_(uniform.head.weight, math.nan)
+    with pytest.raises(CftError, match="perplexity, file 1 of 3: probabilities that are no numbers"):
+        run(tiny("llama"), corpus, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+
+
 @pytest.mark.parametrize("change", ["settings", "corpus", "model", "adapter", "identity"])
 def test_the_journal_of_another_job_is_not_continued(tiny, corpus, tmp_path, change):
     adapter, out = tmp_path / "adapter", tmp_path / "out.parquet"
@@ -217,7 +242,7 @@ def test_the_journal_of_another_job_is_not_continued(tiny, corpus, tmp_path, cha
     assert list(journal().done) == [("ptb", "a")]
     other = {
         "settings": {"settings": SETTINGS.model_copy(update={"stride": 12})},
-        "corpus": {"texts": perplexity.Corpus(corpus, {"ptb": {"a": 3}})},
+        "corpus": {"texts": perplexity.Corpus(tmp_path, perplexity.read_corpus(corpus).slices)},
         "model": {"model": tiny("qwen3")},
         "adapter": {},
         "identity": {"identity": {"seed": 12}},

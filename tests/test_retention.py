@@ -163,6 +163,9 @@ def test_log_likelihoods(tiny, architecture):
     assert [likeliest for _, likeliest in found] == [False] * 6 + [True]
     alone = log_likelihoods(model, requests[-3:][:1])
     assert alone[0][0] == pytest.approx(found[4][0], abs=1e-5)
+    torch.nn.init.constant_(model.get_output_embeddings().weight, torch.nan)
+    with pytest.raises(CftError, match="no numbers"):
+        log_likelihoods(model, requests)
 
 
 def test_batches_hold_whole_prompts_within_the_budget():

@@ -1,8 +1,7 @@
 """The claims of the paper (paper.md section 6), each with an estimate, a 95% interval and a verdict.
 
-A verdict follows from the interval alone; see cft.verdict. Intervals come from resampling the units of a benchmark
-(families, nouns, prompts, items or blocks), the training seeds, and the models where there are several; see cft.summary
-and cft.paired. A claim about one prompt has its draws as units. What was not run has no estimate.
+A verdict follows from the interval alone; see cft.verdict. Intervals come from resampling the units of a benchmark (a
+prompt's draws where it is alone), training seeds, and several models; see cft.resampling and cft.paired.
 """
 
 import math
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cft import paired
+from cft.benchmark_settings import PALOMA_SLICES
 from cft.paired import (
     BASE,
     block_sums,
@@ -26,12 +26,12 @@ from cft.paired import (
     over_models,
     pooled,
     scores_of,
-    share_of_draws,
     together,
 )
 from cft.provenance import replacing
+from cft.resampling import UNKNOWN, Resampled, combine, interval
 from cft.stats import Interval
-from cft.summary import SPLITS, UNKNOWN, Resampled, cell, combine, drawn, in_order, interval
+from cft.summary import SPLITS, cell, drawn, in_order
 from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, criterion, verdict
 
 SOFT, HARD = "soft", "hard"
@@ -156,7 +156,7 @@ def _nouns(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     rows = []
     for part, noun, metric, method, before, after in NOUNS:
         model = next((name for name in models if part in name.lower()), "")
-        shares = [share_of_draws(wide, metric, noun, model, name) for name in (method, BASE)]
+        shares = [paired.share_of_draws(wide, metric, noun, model, name) for name in (method, BASE)]
         known = [share for share in shares if share is not None]
         what = f"share of the {ANSWERS[metric]} to {noun!r} in {part}"
         for sentence, sign, function, region in [
@@ -202,11 +202,9 @@ def _novelty(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
         return (soft > np.max(others, axis=0)).astype(float)
 
     parts = each_model(models, best, lambda model: [pooled(wide, metric, model, name) for name in (SOFT, BASE, HARD)])
-    # The models are what is counted: one alone is a single unit, however many prompts it has.
-    found = _mean([part._replace(units=1) for part in parts])
     measure = f"share of models whose mean {metric.replace('_', ' ')} is greatest under soft"
     sentence = "NoveltyBench utility is best under soft for most models (paper: 8 of 12)"
-    return [Claim(sentence, measure, (0.5, math.inf), found)]
+    return [Claim(sentence, measure, (0.5, math.inf), paired.share_of_models(parts) if parts else None)]
 
 
 def _retention(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
@@ -244,5 +242,8 @@ def _perplexity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
         for name in in_order(name for name, _ in found)
     ]
     sentence = "at least one tuned variant has lower perplexity than base on every PALOMA slice"
+    worst = extreme(np.max, best) if best else None
+    if worst and not set(PALOMA_SLICES) <= set(slices):
+        worst = worst._replace(high=math.nan)  # a slice that is not there may be worse
     measure = f"perplexity, tuned / base, geometric mean over models; worst slice of the better variant; {JOINTLY}"
-    return [Claim(sentence, measure, BELOW_1, _exp(extreme(np.max, best) if best else None))]
+    return [Claim(sentence, measure, BELOW_1, _exp(worst))]

@@ -26,13 +26,27 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.done: dict[tuple[Any, ...], dict[str, Any]] = {}
         first = json.dumps(header, sort_keys=True) + "\n"
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-        if lines[:1] == [first]:
-            # A line that a kill cut short lacks its end.
-            self._keep([json.loads(line) for line in lines[1:] if line.endswith("\n")])
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
+        if lines[:1] == [first.encode()]:
+            self._keep(self._readable(lines[1:]))
             log.info("continuing after %d %s", len(self.done), rows)
         with replacing(self.path) as temporary:
             temporary.write_text(first + "".join(json.dumps(row) + "\n" for row in self.done.values()), "utf-8")
+
+    def _readable(self, lines: list[bytes]) -> list[dict[str, Any]]:
+        """The rows before the first line that is none: a kill cuts the last one short, a disk may damage any."""
+        rows = []
+        for line in lines:
+            try:
+                row = json.loads(line)
+                whole = line.endswith(b"\n") and set(self.key) <= row.keys()
+            except (ValueError, AttributeError):
+                whole = False
+            if not whole:
+                log.warning("%s: line %d is damaged or cut; going on before it", self.path, len(rows) + 2)
+                break
+            rows.append(row)
+        return rows
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:

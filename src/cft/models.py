@@ -33,14 +33,16 @@ def prepare(settings: ModelSource, folder: Path) -> None:
     """Write `folder`: model.json (the settings and where the weights lie), and the weights when we make them."""
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
-        weights = _fetch(settings, temporary)
-        record = {**settings.model_dump(), "weights": weights}
+        record = {**settings.model_dump(), **_fetch(settings, temporary)}
         (temporary / "model.json").write_text(json.dumps(record, indent=2) + "\n")
-    write_run(folder, source=settings.model_dump())
+    write_run(folder, source={key: value for key, value in record.items() if key != "weights"})
 
 
-def _fetch(settings: ModelSource, folder: Path) -> str | None:
-    """The hub name or absolute path of the weights; None when they are written into `folder`."""
+def _fetch(settings: ModelSource, folder: Path) -> dict[str, str | None]:
+    """`weights`, the hub name or absolute path of the weights, None when they are written into `folder`.
+
+    Of the hub also the commits that were found there: a branch may be another one tomorrow.
+    """
     match settings.source:
         case "hub":
             return _from_hub(settings)
@@ -48,24 +50,27 @@ def _fetch(settings: ModelSource, folder: Path) -> str | None:
             path = Path(settings.path or "").resolve()
             if not (path / "config.json").is_file():
                 raise CftError(f"model folder {path} has no config.json")
-            return str(path)
+            return {"weights": str(path)}
         case "package":
             _from_package(settings.package or "", folder)
         case "tiny":
             model, tokenizer = tiny_model(settings.architecture or "")
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-    return None
+    return {"weights": None}
 
 
-def _from_hub(settings: ModelSource) -> str:
-    repo = settings.repo or ""
-    hub_snapshot(repo, "model", settings.revision, ignore_patterns=["original/*", "metal/*", "*.gguf", "*.pth"])
+def _from_hub(settings: ModelSource) -> dict[str, str | None]:
+    repo, unwanted = settings.repo or "", ["original/*", "metal/*", "*.gguf", "*.pth"]
+    # The hub's cache has a folder for each commit, named by it.
+    place = hub_snapshot(repo, "model", settings.revision, ignore_patterns=unwanted)
+    found: dict[str, str | None] = {"weights": repo, "revision": place.name}
     if settings.tokenizer is not None:
         # transformers asks its configuration which class of tokenizer it is
         files = ["*.json", "*.model", "*.txt", "*.jinja"]
-        hub_snapshot(settings.tokenizer, "model", settings.tokenizer_revision, allow_patterns=files)
-    return repo
+        place = hub_snapshot(settings.tokenizer, "model", settings.tokenizer_revision, allow_patterns=files)
+        found["tokenizer_revision"] = place.name
+    return found
 
 
 def _from_package(package: str, folder: Path) -> None:

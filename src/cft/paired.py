@@ -1,7 +1,7 @@
 """Paired statistics: what a method changes, item by item, against base.
 
 Cells are frames [units x seeds] as cft.summary.cell gives them. Intervals resample units, what is in them,
-and seeds; see cft.summary.
+and seeds; see cft.resampling.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from cft.resampling import NOTHING, RESAMPLES, SEED_RESAMPLES, Drawn, Resampled, combine, resample
 from cft.stats import Interval
 from cft.streams import stream
-from cft.summary import NOTHING, RESAMPLES, Drawn, Resampled, cell, collect, combine, resample, where
+from cft.summary import cell, collect, where
 
 BASE = "base"
 # The aggregate of tinyBenchmarks: five tasks, GSM8K by its strict extraction.
@@ -99,8 +100,8 @@ def five_tasks(correct: pd.DataFrame, model: str, method: str, base: str | None 
 
 def together(function: Callable[..., Any], *parts: Resampled) -> Resampled:
     """`function` of several statistics, value by value; NaN where one of them is."""
-    found, values, units = zip(*parts, strict=True)
-    return Resampled(float(function(*found)), function(*values), min(units))
+    found, values, by_seed, units, seeds = zip(*parts, strict=True)
+    return Resampled(float(function(*found)), function(*values), function(*by_seed), min(units), min(seeds))
 
 
 def each_model(
@@ -124,7 +125,17 @@ def over_models(parts: Sequence[Resampled], name: str = "") -> Resampled:
     values = np.stack([part.values for part in defined], axis=1)
     chosen = stream(0, "bootstrap models", name).integers(len(defined), size=values.shape)
     means = combine(np.take_along_axis(values, chosen, axis=1))
-    return Resampled(float(np.mean([part.found for part in defined])), means, len(defined))
+    by_seed = combine(np.stack([part.by_seed for part in defined], axis=1))
+    seeds = min(part.seeds for part in defined)
+    return Resampled(float(np.mean([part.found for part in defined])), means, by_seed, len(defined), seeds)
+
+
+def share_of_models(parts: Sequence[Resampled]) -> Interval:
+    """The share of the models of which something holds (what was found is 0 or 1), and Clopper and Pearson's interval:
+    models are what is counted, and draws of two that agree would agree every time."""
+    held = [part.found for part in parts if np.isfinite(part.found)]
+    counted = stats.binomtest(int(sum(held)), len(held))
+    return Interval(counted.statistic, *counted.proportion_ci(0.95))
 
 
 def share_of_draws(wide: pd.DataFrame, metric: str, item: str, model: str, method: str) -> Resampled | None:
@@ -141,7 +152,8 @@ def share_of_draws(wide: pd.DataFrame, metric: str, item: str, model: str, metho
         return None
     generator = stream(0, "bootstrap draws", method)
     around = shares[generator.integers(len(shares), size=(RESAMPLES, len(shares)))].mean(axis=1)
-    return Resampled(float(shares.mean()), generator.beta(n * around + 0.5, n * (1 - around) + 0.5), int(n))
+    values = generator.beta(n * around + 0.5, n * (1 - around) + 0.5)
+    return Resampled(float(shares.mean()), values, around[:SEED_RESAMPLES], int(n), len(shares))
 
 
 def extreme(choose: Callable[..., Any], found: Sequence[Interval]) -> Interval:

@@ -62,23 +62,24 @@ def measure(
     Raises CftError when the adapter does not fit or is not active, a text cannot be read, or memory is too small.
     """
     texts, tokenizer = read_corpus(corpus), load_tokenizer(model)
-    journal = Journal(out, _header(settings, texts, model, adapter, identity), ("split", "file"), "files")
+    journal = Journal(out, _header(settings, texts, model, adapter, identity), ("split", "file", "bytes"), "files")
     network, facts = load_for_evaluation(model, adapter, tokenizer.encode(PROBE, add_special_tokens=False))
-    files = [(split, file) for split, names in texts.slices.items() for file in names]
+    files = [(split, file, size) for split, sizes in texts.slices.items() for file, size in sizes.items()]
     work: dict[str, float] = {"windows": 0, "tokens": 0}
     started = time.monotonic()
-    for number, (split, file) in enumerate(files, start=1):
-        if (split, file) not in journal.done:
+    for number, key in enumerate(files, start=1):
+        _, file, _ = key
+        if key not in journal.done:
             tokenised = tokenise(tokenizer, documents(texts.root / file, settings.limit))
             found, count = _measure_file(
                 network, tokenised, settings, window_tokens, f"perplexity, file {number} of {len(files)}"
             )
-            journal.add([{"split": split, "file": file, "documents": found}])
+            journal.add([dict(zip(journal.key, key, strict=True), documents=found)])
             work["windows"] += count
             work["tokens"] += sum(document.tokens for document in found)
     seconds = time.monotonic() - started
     work |= {"seconds": round(seconds, 1), "tokens_per_s": round(work["tokens"] / max(seconds, 1e-9), 1)}
-    rows = [(*identity.values(), *key, *document) for key in files for document in journal.done[key]["documents"]]
+    rows = [(*identity.values(), *key[:2], *document) for key in files for document in journal.done[key]["documents"]]
     frame = pd.DataFrame(rows, columns=[*identity, "split", "file", *Document._fields])
     facts |= {"measured": work, "benchmark": settings.model_dump(), "identity": identity, "corpus": str(corpus)}
     write_table(frame, out, **facts)
@@ -88,12 +89,13 @@ def measure(
 def _header(
     settings: PalomaBenchmark, texts: Corpus, model: Path, adapter: Path | None, identity: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that the sums depend on; the size of a batch is not among it, so that it may be lowered after a failure."""
+    """All that the sums of a file depend on; the size of a batch is not among it, so that it may be lowered after a
+    failure, and neither are other files, one of which may have been mended."""
     return {
         "model": settings_of(model).model_dump(),
         "adapter": adapter and digest(adapter_weights(adapter)),
         "benchmark": settings.model_dump(),
-        "corpus": [str(texts.root), texts.slices],
+        "corpus": [str(texts.root), list(texts.slices)],
         "identity": identity,
     }
 
@@ -125,6 +127,8 @@ def nats_by_document(model: Any, pieces: list[Piece], window_tokens: int, what: 
                 sums = nats_of(model, batch)
             except torch.OutOfMemoryError:
                 raise CftError(f"out of memory with {window_tokens} tokens of windows: lower the model's window_tokens")
+            if not np.isfinite(sums).all():
+                raise CftError(f"{what}: probabilities that are no numbers; the weights or the dtype are wrong")
             for piece, value in zip(batch, sums, strict=True):
                 nats[piece.document] += float(value)
             progress.update(len(batch))
@@ -173,7 +177,7 @@ def _states(model: Any, tokens: torch.Tensor, mask: torch.Tensor, places: torch.
         logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
     finally:
         handle.remove()
-    if not torch.equal(head(seen[0][None, :1]).to(logits.dtype), logits):
+    if not torch.equal(head(seen[0][None, :1]).to(logits.dtype).nan_to_num(), logits.nan_to_num()):
         raise CftError(
             f"{type(model).__name__} changes its logits after the output layer; perplexity.py cannot tell how"
         )

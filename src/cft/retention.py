@@ -1,8 +1,7 @@
 """The items of tinyBenchmarks answered by a model: lm-eval asks and judges, the model is loaded and asked as elsewhere.
 
 lm-eval runs the task files in retention_tasks/. What a model sees is prompt_tokens() of chat.py, then the tokens of an
-answer alone; no text is tokenised across the two. With transformers, a prompt is computed once for all its answers, and
-logits only where an answer's tokens are predicted.
+answer. With transformers, a prompt is computed once for all its answers, and logits only where theirs are predicted.
 """
 
 import json
@@ -221,6 +220,8 @@ def log_likelihoods(model: Any, requests: list[Pair]) -> list[tuple[float, bool]
     answer = np.concatenate([np.arange(len(requests)), np.repeat(np.arange(len(requests)), lengths - 1)])
     logits = logits if logits.dtype == torch.float64 else logits.float()
     each = (logits.gather(-1, wanted[:, None])[:, 0] - logits.logsumexp(-1)).double().cpu().numpy()
+    if np.isnan(each).any():
+        raise CftError("probabilities that are no numbers; the weights or the dtype are wrong")
     other = (logits.argmax(-1) != wanted).cpu().numpy()
     sums, others = (np.bincount(answer, part, len(requests)) for part in (each, other))
     return [(float(total), not count) for total, count in zip(sums, others, strict=True)]

@@ -118,7 +118,10 @@ def next_token_law(logits: torch.Tensor, settings: SamplingSettings) -> torch.Te
         # A token stays when the mass before it has not yet reached top_p.
         outside = ordered.cumsum(-1) - ordered >= settings.top_p
         law = law.scatter(-1, index, ordered.masked_fill(outside, 0))
-    return law / law.sum(-1, keepdim=True)
+    mass = law.sum(-1, keepdim=True)
+    if not mass.isfinite().all():
+        raise CftError("probabilities that are no numbers; the weights or the dtype are wrong")
+    return law / mass
 
 
 def _invert(law: torch.Tensor, node: np.ndarray, uniform: np.ndarray) -> np.ndarray:

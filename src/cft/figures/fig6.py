@@ -13,7 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from cft import CftError
 from cft.figures import Sources, method_styles, styled
 from cft.paired import BASE, five_tasks, scores_of
-from cft.summary import cell, columns, drawn, estimate, in_order, interval
+from cft.resampling import interval
+from cft.summary import cell, columns, drawn, estimate, in_order
 
 SPLIT = "unseen_families"
 FEW = 3

@@ -5,8 +5,9 @@ import pandas as pd
 
 from cft.benchmarks.mcq import LETTERS
 from cft.paired import BASE, mean_difference, pooled
+from cft.resampling import UNKNOWN, bootstrap
 from cft.stats import Interval, wilson
-from cft.summary import UNKNOWN, bootstrap, cell, collect, columns, estimate, in_order, where
+from cft.summary import cell, collect, columns, estimate, in_order, where
 
 BENCHMARKS = ("open_ended", "mcq", "novelty")
 

@@ -4,7 +4,8 @@ import pandas as pd
 
 from cft.fit import holm
 from cft.paired import BASE, five_tasks, mcnemar, mean_difference, once_for_all_seeds, scores_of
-from cft.summary import UNKNOWN, bootstrap, cell, collect, columns, estimate, in_order, interval, where
+from cft.resampling import UNKNOWN, bootstrap, interval
+from cft.summary import cell, collect, columns, estimate, in_order, where
 
 BENCHMARK = "tinybenchmarks"
 LABELS = {

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from cft.paired import BASE, block_sums, exp, log_perplexity_ratio, scores_of
+from cft.resampling import UNKNOWN, bootstrap
 from cft.stats import Interval
-from cft.summary import UNKNOWN, bootstrap, cell, collect, columns, estimate, in_order, where
+from cft.summary import cell, collect, columns, estimate, in_order, where
 
 BENCHMARK = "paloma"
 ALL = "all"

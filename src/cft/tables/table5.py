@@ -3,7 +3,8 @@
 import pandas as pd
 
 from cft.paired import BASE, scores_of
-from cft.summary import SPLITS, UNKNOWN, cell, collect, columns, drawn, estimate, in_order, ratio, where
+from cft.resampling import UNKNOWN
+from cft.summary import SPLITS, cell, collect, columns, drawn, estimate, in_order, ratio, where
 
 BENCHMARKS = ("structured", "open_ended")
 
