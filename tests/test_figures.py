@@ -18,6 +18,7 @@ from matplotlib.transforms import Bbox
 
 from cft import CftError, figures, parts
 from cft.distributions import registry
+from cft.settings import read_yaml
 from cft.stats import wilson
 from cft.target import make_target
 
@@ -176,14 +177,19 @@ def test_fig3_counts_valid_draws_and_picks_prompts_by_name(one, drawn):
     assert shown["value"].tolist() == sorted(valid)
     family, parameters = registry().parse(prompts[0])
     assert shown["target_cdf"].tolist() == pytest.approx(family.frozen(parameters).cdf(sorted(valid)))
+    assert set(shown["valid"]) == {len(valid)} and set(shown["draws"]) == {len(mine)}
+    target = numbers[(numbers["prompt_id"] == prompts[0]) & (numbers["method"] == "target")]
+    assert target["target_cdf"].tolist() == pytest.approx(family.frozen(parameters).cdf(target["value"]))
 
 
 def test_fig3_when_a_method_has_no_valid_draw_and_few_prompts(one):
     draws = one.draws[one.draws["prompt_id"].isin(["bernoulli(p=0.9)", "pareto(alpha=6.5,xm=3.5)"])].copy()
     draws.loc[draws["method"] == "base", "text"] = "no"
-    figure, _ = figures.load("fig3").draw(figures.Sources(draws=draws))
+    figure, numbers = figures.load("fig3").draw(figures.Sources(draws=draws))
     assert clashes(figure) == []
     assert "base 0% valid" in figure.axes[0].texts[0].get_text()
+    silent = numbers[numbers["method"] == "base"]
+    assert silent["prompt_id"].nunique() == 2 and (silent["valid"] == 0).all() and (silent["draws"] > 0).all()
 
 
 def test_fig4_shares_and_intervals(one, drawn):
@@ -209,8 +215,18 @@ def test_fig4_with_odd_answers(one):
 
 
 def test_methods_look_the_same_everywhere_and_differ_from_each_other():
-    few, many = figures.method_styles(["soft", "base"]), figures.method_styles(["base", "soft", "hard", "a", "b", "c"])
+    shipped = {
+        name
+        for path in (Path(__file__).parents[1] / "config").glob("*.yaml")
+        for name in read_yaml(path).get("methods", {})
+    }
+    assert len(shipped) >= 9
+    few, many = figures.method_styles(["soft", "base"]), figures.method_styles([*shipped, "a", "b", "c", "d"])
     assert few["soft"] == many["soft"] and few["base"] == many["base"]
+    for name in shipped:  # whatever else a figure shows
+        assert figures.method_styles([name]) == {name: many[name]}
+    with pytest.raises(CftError, match="no colours for 5 methods"):
+        figures.method_styles(["a", "b", "c", "d", "e"])
     for key in ("color", "marker"):
         assert len({style[key] for style in many.values()}) == len(many)
 

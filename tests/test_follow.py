@@ -39,6 +39,16 @@ def test_a_line_of_progress_is_read_back(caplog, monkeypatch):
     assert progress.read("10:00:00 wrote 12/40 files") is None and progress.read("") is None
 
 
+def test_what_an_earlier_run_has_done_does_not_count_as_speed(caplog, monkeypatch):
+    clock = iter([0.0, 0.0, 10.0])  # set up, then told
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock, 10.0))
+    with caplog.at_level(logging.INFO, "cft"), progress.Progress("finetune", 1000, "steps") as shown:
+        shown.resume(900)
+        shown.update(10)
+    told = progress.read(caplog.messages[-1])
+    assert told is not None and (told.done, told.rate, told.left) == (910, 1.0, 90)
+
+
 def test_a_terminal_shows_a_bar_per_running_job(results, caplog, monkeypatch):
     line = told_by_progress(caplog, monkeypatch, "loss 0.2500")
     running(results, a=f"10:00:00 {line}\n", b="loading the model\n")

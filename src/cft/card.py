@@ -37,11 +37,12 @@ EFFECTS = {
 }
 
 
-def card(folder: Path, scores: pd.DataFrame | None, configfile: Path) -> str:
+def card(folder: Path, scores: pd.DataFrame | None, config: Path, licence: str | None = None) -> str:
     """The card as Markdown, with the YAML head that the Hugging Face hub reads.
 
     scores        tidy scores, in which the adapter's model, method and seed are looked up; None: nothing is measured
-    configfile    an experiment that may name the licence of the base model
+    config        an experiment, or a folder of them, that may name the licence of the base model
+    licence       that licence, where it is known
     Raises CftError when `folder` is no adapter of ours, and when the scores hold nothing of it.
     """
     adapter = read_adapter(folder)
@@ -50,7 +51,7 @@ def card(folder: Path, scores: pd.DataFrame | None, configfile: Path) -> str:
     fidelity = [] if found is None else _fidelity(adapter, found)
     names = {"structured": FIDELITY} | {name: words for name, (words, _) in EFFECTS.items()}
     measured = {*effects, *(["structured"] if fidelity else [])}
-    licence = base_licence(adapter, configfile)
+    licence = licence or base_licence(adapter, config)
     prompts = adapter.prompts
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

@@ -62,7 +62,7 @@ def sample(job: Job, identity: dict[str, Any], out: Path) -> None:
     todo = [request for request in job.requests if (request.prompt_id, request.draw) not in journal.done]
     engine = start(job)
     with Progress("sample", len(job.requests), "draws") as progress:
-        progress.update(len(job.requests) - len(todo))
+        progress.resume(len(job.requests) - len(todo))
         for draws in _chunks(engine.draw(todo)):
             journal.add([_row(job, draw) for draw in draws])
             progress.update(len(draws))

@@ -42,8 +42,15 @@ class Progress:
 
     def __init__(self, what: str, total: int, unit: str, quiet: bool = False):
         self.what, self.total, self.unit, self.quiet = what, total, unit, quiet
-        self.done, self.started, self.told = 0, time.monotonic(), time.monotonic()
+        self.done, self.before, self.started, self.told = 0, 0, time.monotonic(), time.monotonic()
         self.bar = tqdm(total=total, desc=what, unit=f" {unit}") if sys.stderr.isatty() and not quiet else None
+
+    def resume(self, count: int) -> None:
+        """Count what an earlier run has done: it says nothing of how fast this one is."""
+        self.done = self.before = count
+        if self.bar is not None:
+            self.bar.initial = self.bar.n = count
+            self.bar.refresh()
 
     def update(self, count: int = 1, note: str = "") -> None:
         self.done += count
@@ -52,7 +59,8 @@ class Progress:
             self.bar.update(count)
         elif not self.quiet and (time.monotonic() - self.told >= EVERY or self.done >= self.total):
             self.told = time.monotonic()
-            _tell(self.what, self.done, self.total, self.unit, self.told - self.started, note)
+            rate = (self.done - self.before) / max(self.told - self.started, 1e-9)
+            _tell(self.what, self.done, self.total, self.unit, rate, note)
 
     def __enter__(self) -> "Progress":
         return self
@@ -78,10 +86,10 @@ class Downloads(tqdm):
             super().display(*arguments, **named)
         elif self.unit == "B" and self.n and time.monotonic() - Downloads.told >= EVERY:
             Downloads.told = time.monotonic()
-            _tell("download", self.n / 1e6, (self.total or self.n) / 1e6, "MB", self.format_dict["elapsed"], "")
+            done, seconds = self.n / 1e6, max(self.format_dict["elapsed"], 1e-9)
+            _tell("download", done, (self.total or self.n) / 1e6, "MB", done / seconds, "")
 
 
-def _tell(what: str, done: float, total: float, unit: str, seconds: float, note: str) -> None:
-    rate = done / max(seconds, 1e-9)
+def _tell(what: str, done: float, total: float, unit: str, rate: float, note: str) -> None:
     left = (total - done) / rate if rate else 0
     log.info("%s %d/%d %s, %.1f/s, %.0f s left %s", what, done, total, unit, rate, left, note)

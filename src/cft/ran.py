@@ -9,24 +9,31 @@ from cft.benchmark_settings import SamplingSettings
 from cft.config import Experiment
 from cft.status import gpu_seconds
 
+LABELS = {"law": "soft targets", "draw": "hard targets", "mixed": "soft and hard targets together"}
+MODEL = {"source", "repo", "revision", "package", "path", "architecture", "dtype"}
+
 
 def steps(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Cost per sub-command: how many runs, their sum and the longest in seconds, GPU-hours; in order of first start."""
+    """Cost per sub-command: how many runs, how many of them say nothing of the time before they were resumed, their sum
+    and the longest in seconds, GPU-hours; in order of first start, then of all together."""
     if not runs:
         return []
     frame = pd.DataFrame(
         {"step": _step(run), "start": run["started"], "seconds": run["seconds"], "gpu": gpu_seconds(run)}
+        | {"resumed": bool(run.get("resumed_from"))}
         for run in runs
     )
+    groups = [*frame.sort_values("start", kind="stable").groupby("step", sort=False), ("all", frame)]
     return [
         {
             "step": step,
             "runs": len(group),
+            "resumed": int(group["resumed"].sum()),
             "total": group["seconds"].sum(),
             "longest": group["seconds"].max(),
             "gpu_hours": group["gpu"].sum() / 3600,
         }
-        for step, group in frame.sort_values("start", kind="stable").groupby("step", sort=False)
+        for step, group in groups
     ]
 
 
@@ -77,13 +84,13 @@ def text_of(value: Any) -> str:
 def describe(experiment: Experiment) -> dict[str, Any]:
     """An experiment's settings for readers: label -> value, for `build`."""
     rows: dict[str, Any] = {}
+    for name, model in experiment.models.items():
+        rows[f"model, {name}"] = text_of(model.model_dump(exclude_none=True, include=MODEL))
     for name, method in experiment.methods.items():
         if method.kind == "finetune":
-            steps = "all steps" if method.max_steps is None else f"at most {method.max_steps} steps"
-            rows[f"training, {name}"] = (
-                f"{'soft' if method.labels == 'law' else 'hard'} targets with {method.decimals} decimals and at most "
-                f"{method.max_bins:,} values; {steps} of {method.batch_size} values, {method.draws_per_prompt} of a "
-                f"prompt together; learning rate {method.learning_rate:g}; LoRA rank {method.lora.rank}"
+            unused = {"kind", "labels", *(() if method.labels == "mixed" else ("law_weight",))}
+            rows[f"training, {name}"] = f"{LABELS[method.labels]}: " + text_of(
+                method.model_dump(exclude_none=True, exclude=unused)
             )
         elif method.kind != "base":
             rows[f"method, {name}"] = text_of(method.model_dump())

@@ -82,6 +82,8 @@ def read_adapter(folder: Path) -> Adapter:
         raise CftError(f"{folder}/run.json cannot be read ({error}); train the adapter again")
     if not isinstance(run, dict) or not run.keys() >= FACTS:
         raise CftError(f"{folder} is no adapter made by `cft finetune`: its run.json is of something else")
+    if "fit" in run["command"][1:3]:
+        raise CftError(f"{folder} is of `cft fit`: the report.html above it says what it is; a card would be wrong")
     # Where the workflow wrote it says what it is, however the folder was copied or renamed since.
     parts = Path(option(run, "--out") or folder).parts
     if len(parts) >= 3 and parts[-1] == f"seed{run['seed']}":
@@ -120,10 +122,12 @@ def base_in_words(adapter: Adapter) -> str:
     }[source["source"]]
 
 
-def base_licence(adapter: Adapter, configfile: Path) -> str | None:
-    """The licence of the base model, where the configuration has a model with the same name on the hub."""
-    repo, models = adapter.run["source"]["repo"], read_yaml(configfile).get("models", {})
-    same = [model for model in models.values() if repo and model.get("repo") == repo]
+def base_licence(adapter: Adapter, config: Path) -> str | None:
+    """The licence of the base model, where a configuration, or one in a folder of them, has a model of its source."""
+    source, files = adapter.run["source"], sorted(config.glob("*.yaml")) if config.is_dir() else [config]
+    models = [model for file in files for model in read_yaml(file).get("models", {}).values()]
+    named = next((key for key in ("repo", "package", "path") if source.get(key)), None)
+    same = [model for model in models if named and model.get(named) == source[named]]
     return next((model["licence"] for model in same if model.get("licence")), None)
 
 

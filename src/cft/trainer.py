@@ -73,7 +73,7 @@ class ShowProgress(TrainerCallback):
         self.progress, self.note = progress, ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.progress.update(state.global_step)
+        self.progress.resume(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:

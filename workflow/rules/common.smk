@@ -183,6 +183,11 @@ def judged_or_measured():
     return [name for benchmark in BENCHMARKS if benchmark in RAW for name in files_of(RAW[benchmark], [benchmark])]
 
 
+def temperatures():
+    """(model, method) of every fitted temperature."""
+    return [(model, method) for model in experiment.models for method in TEMPERATURES if experiment.runs(model, method)]
+
+
 def adapters():
     """(model, method, seed) of every adapter."""
     return [

@@ -144,8 +144,17 @@ rule report:
         captions=[f"workflow/report/{name}.rst" for name in ["claims", *experiment.tables, *experiment.figures]],
         runs=[
             *(f"results/models/{model}/run.json" for model in experiment.models),
+            *sorted({f"results/data/{method}/seed{seed}/run.json" for _, method, seed in adapters()}),
             *(f"results/adapters/{model}/{method}/seed{seed}/run.json" for model, method, seed in adapters()),
-            *(name.replace(".parquet", ".run.json") for name in files_of("samples", SAMPLED) + judged_or_measured()),
+            *(f"results/temperatures/{model}/{method}.run.json" for model, method in temperatures()),
+            *(
+                name.replace(".parquet", ".run.json")
+                for name in [
+                    *files_of("samples", SAMPLED),
+                    *(law for model in experiment.models for law in laws_of(LAWS, model)),
+                    *judged_or_measured(),
+                ]
+            ),
         ],
         curves=[f"results/curves/{model}.parquet" for model in experiment.models if evaluations(STRUCTURED, model)],
         families=experiment.distributions,
@@ -191,8 +200,9 @@ rule card:
         runtime=needs("default", "runtime"),
     params:
         adapter=subpath(input.adapter, parent=True),
+        licence=lambda wildcards: [f"--licence={it}" for it in [experiment.models[wildcards.model].licence] if it],
     shell:
-        "cft card --adapter {params.adapter:q} --scores {input.scores:q} --out {output:q} 2> {log:q}"
+        "cft card --adapter {params.adapter:q} --scores {input.scores:q} {params.licence:q} --out {output:q} 2> {log:q}"
 
 
 rule push:

@@ -8,9 +8,7 @@ import typer
 
 from cft.commands import Families, app
 
-KnownModels = Families.with_name("paper.yaml")
 Results = Annotated[Path, typer.Option(help="the folder of results, such as results/smoke")]
-Licences = Annotated[Path, typer.Option(help="a configuration file that names the base model's licence")]
 
 
 @app.command("status")
@@ -43,14 +41,16 @@ def write_card(
     out: Annotated[
         Path | None, typer.Option(help="file to write; by default README.md in the adapter's folder")
     ] = None,
-    configfile: Licences = KnownModels,
+    licence: Annotated[
+        str | None, typer.Option(help="of the base model; by default what a configuration in config/ says of it")
+    ] = None,
 ) -> None:
     """Write the model card of an adapter, for those who will use it, as Markdown that the Hugging Face hub reads."""
     from cft.card import card
     from cft.provenance import read_table, replacing
 
     measured = read_table(scores, ["model", "method", "seed", "benchmark"]) if scores else None
-    text = card(adapter, measured, configfile)
+    text = card(adapter, measured, Families.parent, licence)
     with replacing(out or adapter / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -25,8 +25,13 @@ from cft.trie import Ragged
 STYLE = Path(__file__).parent / "style.mplstyle"
 
 # Okabe and Ito's colours, which people with any kind of colour blindness can tell apart; a marker each, for print.
-KNOWN_METHODS = {"base": ("#000000", "o"), "soft": ("#0072B2", "s"), "hard": ("#D55E00", "^"), "ssot": ("#009E73", "D")}
-OTHER_METHODS = [("#CC79A7", "v"), ("#56B4E9", "P"), ("#E69F00", "X"), ("#7F7F7F", "*")]
+# Methods of config/matched.yaml are darker than those that they are like; others have colours of Paul Tol's.
+KNOWN_METHODS = {
+    "base": ("#000000", "o"), "soft": ("#0072B2", "s"), "hard": ("#D55E00", "^"), "ssot": ("#009E73", "D"),
+    "verbalised": ("#CC79A7", "v"), "temperature": ("#56B4E9", "P"),
+    "soft-matched": ("#003B5C", "<"), "hard-matched": ("#7A3600", ">"), "hybrid": ("#E69F00", "X"),
+}  # fmt: skip
+OTHER_METHODS = [("#7F7F7F", "*"), ("#882255", "p"), ("#44AA99", "d"), ("#999933", "h")]
 LINES = {"o": (0, (1, 1)), "s": "-", "^": (0, (5, 1.5)), "D": (0, (5, 1, 1, 1)), "v": (0, (3, 1))}
 
 
@@ -77,7 +82,9 @@ def styled(draw: Callable[[Sources], tuple[Figure, pd.DataFrame]]) -> Callable[[
 def method_styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and line style of each method: the known ones always the same, others by their sorted names."""
     others = sorted(set(methods) - set(KNOWN_METHODS))
-    chosen = KNOWN_METHODS | {name: OTHER_METHODS[i % len(OTHER_METHODS)] for i, name in enumerate(others)}
+    if len(others) > len(OTHER_METHODS):
+        raise CftError(f"no colours for {len(others)} methods of one's own ({', '.join(others)}); add to cft/figures")
+    chosen = KNOWN_METHODS | dict(zip(others, OTHER_METHODS, strict=False))
     return {
         name: {"color": color, "marker": marker, "linestyle": LINES.get(marker, "-")}
         for name, (color, marker) in ((name, chosen[name]) for name in methods)

@@ -80,7 +80,7 @@ def _panel(
     shape = "steps-post" if family.discrete else "default"
     axes.plot(points, frozen.cdf(points), color="0.65", linewidth=3, drawstyle=shape)
 
-    shares, found = [], []
+    shares, found = [], [pd.DataFrame({"method": "target", "value": points})]
     for method in methods:
         texts = where(rows, method=method)["text"]
         numbers_read = (structured.read_number(text, frozen.support(), family.discrete) for text in texts)
@@ -90,7 +90,8 @@ def _panel(
             heights = [0, *np.arange(1, len(values) + 1) / len(values), 1]
             axes.plot(ends, heights, drawstyle="steps-post", **line(styles[method]))
         shares.append(f"{method} {len(values) / len(texts):.0%} valid" if len(texts) else f"{method} not drawn")
-        found.append(pd.DataFrame({"prompt_id": prompt_id, "method": method, "draws": len(texts), "value": values}))
+        counts = {"draws": len(texts), "valid": len(values)}
+        found.append(pd.DataFrame({"method": method, **counts, "value": values if len(values) else [np.nan]}))
 
     # The lower right corner is free under a curve that has risen by then; otherwise the upper left one is.
     right = frozen.cdf(points[0] + 0.55 * (points[-1] - points[0])) > 0.4
@@ -99,6 +100,6 @@ def _panel(
     axes.set(xlim=(points[0], points[-1]), ylim=(-0.02, 1.02), xlabel="value")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=family.discrete))
     axes.set_title(family.display_name + "\n" + ", ".join(f"{key}={value:g}" for key, value in parameters.items()))
-    return pd.concat(found, ignore_index=True).assign(
-        target_cdf=lambda frame: frozen.cdf(frame["value"].to_numpy(float))
-    )
+    numbers = pd.concat(found, ignore_index=True)
+    numbers.insert(0, "prompt_id", prompt_id)
+    return numbers.assign(target_cdf=lambda frame: frozen.cdf(frame["value"].to_numpy(float)))

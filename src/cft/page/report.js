@@ -54,9 +54,9 @@ function filterRows() {
 
 filters.hidden = false;
 filters.addEventListener("submit", (event) => event.preventDefault());
-filters.addEventListener("input", () => {
+filters.addEventListener("input", (event) => {
   filterRows();
-  if (index) drawAll();
+  if (index && event.target.name !== "text") drawAll();  // text chooses rows of tables alone
 });
 filterRows();
 
@@ -195,6 +195,7 @@ async function drawPrompt() {
     return mine.find((run) => String(run.seed) === chosen.seed) ?? mine.slice(0, 1);
   }).filter(chosenMethod).sort((one, other) => order(one) - order(other));
   byId("question").textContent = index.prompts[number].text;
+  byId("whose").textContent = `${chosen.model}, seed ${chosen.seed}`;
   fillNumbers(runs);
   const description = `${chosen.prompt}, ${chosen.model}: distribution functions of target, law and draws; the table below has the numbers`;
   await show(byId("chart-prompt"), chart(rowsOf(content, runs, chosen.prompt, false), { across: "value", description, step: content.discrete, width: byId("chart-prompt").clientWidth }));
