@@ -87,6 +87,8 @@ GAMMA = "prompt: x\ndistribution:\n  name: gamma\n  parameters: "
         (b"prompt: x\noutcomes: {A: \xff}\n", r":2: not UTF-8"),
         (GAMMA + "{a: 2, shape: 3}\n", r":4: unknown key 'shape'; known: a, loc, scale"),
         (GAMMA + "{scale: 3}\n", r":3: gamma needs the parameters a"),
+        (GAMMA + "{a: 2, scale: 0.0001}\n", r":3: with 2 decimals it is 0\.00 always; give more decimals"),
+        (GAMMA + "{a: 2, scale: 0.0001}\ndecimals: 3\n", r":3: with 3 decimals it is 0\.00\d always"),
         (GAMMA + "{a: -2}\n", r":3: gamma with these parameters is not a distribution"),
         (GAMMA + "{a: 2}\ndecimals: many\n", r":5: decimals are a whole number"),
         ("prompt: x\ndistribution: {name: gama}\n", r":2: scipy.stats has no distribution 'gama'"),

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import synthetic
 from command import cft
 
 from cft import figures, tables
+from cft.claims import claims
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "config/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,6 +65,23 @@ def test_commands_run(line):
     else:
         done = subprocess.run([BIN / command, *words, "-n"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_make_knows_what_the_pages_name():
+    known = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {name for page in PAGES for name in re.findall(r"(?:`|^    )make ([\w-]+)", page.read_text(), re.M)}
+    assert len(named) > 4 and named <= known
+
+
+def test_the_map_has_every_claim_of_ours():
+    """Its second table names rows of claims.csv by their first words."""
+    rows = re.findall(r"^\|[^|]*\|([^|`]*)\| \w+ \|$", (ROOT / "docs/paper-map.md").read_text(), re.M)
+    words = [part.strip() for row in rows for part in row.split(",") if part.strip()]
+    begins = {each.replace("METHOD", method) for each in words for method in ("soft", "hard")}
+    every = claims(synthetic.scores())["claim"]
+    assert all(any(claim.startswith(begin) for begin in begins) for claim in every)
+    for each in words:
+        assert any(re.match(each.replace("METHOD", "(soft|hard)"), claim) for claim in every), each
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -84,8 +84,8 @@ def test_levels_know_their_parents():
 
 
 def test_bad_targets_are_refused():
-    with pytest.raises(CftError, match="same tokens"):
-        build_trie((np.array([1, 2, 1, 2]), np.array([2, 2])), np.array([0.5, 0.5]), END)
+    with pytest.raises(CftError, match="values 1 and 3 of the target have the same tokens"):
+        build_trie((np.array([1, 2, 1, 1, 1, 2]), np.array([2, 2, 2])), np.array([0.5, 0.25, 0.25]), END)
     with pytest.raises(CftError, match="no token"):
         build_trie((np.array([1]), np.array([1, 0])), np.array([0.5, 0.5]), END)
     with pytest.raises(CftError, match="terminator"):

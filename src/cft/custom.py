@@ -25,10 +25,9 @@ HEADER = ["outcome", "probability"]
 PLACE = "{outcomes}"
 ELSE = "something else"  # what laws call everything that is no outcome
 TOLERANCE = 1e-6  # of the sum of the probabilities
-QUANTILES = (0.001, 0.999)  # where the support of a SciPy distribution is cut, as in config/distributions.yaml
-MAX_BINS = 1001
-MOST_LISTED = 100  # outcomes in a prompt
-MOST_DECIMALS = 12
+# Of a SciPy distribution: where its support is cut, as in config/distributions.yaml, and most values.
+QUANTILES, MAX_BINS = (0.001, 0.999), 1001
+MOST_LISTED, MOST_DECIMALS = 100, 12  # outcomes in a prompt; of a number
 
 Row = tuple[str, str, int]  # an outcome, its probability as it is written, and the line
 
@@ -114,7 +113,10 @@ def _from_yaml(path: Path) -> OwnTarget:
     frozen = decimals = None
     if "distribution" in nodes:
         frozen, decimals = _distribution(path, nodes)
-        target = discretise(f"{path}:{_line(nodes['distribution'])}", frozen, QUANTILES, decimals or 0, MAX_BINS)
+        where = f"{path}:{_line(nodes['distribution'])}"
+        target = discretise(where, frozen, QUANTILES, decimals or 0, MAX_BINS)
+        if decimals is not None and len(target.values) == 1:
+            raise CftError(f"{where}: with {decimals} decimals it is {target.values[0]} always; give more decimals")
     elif "decimals" in nodes:
         raise CftError(f"{path}:{_line(nodes['decimals'])}: decimals go with a distribution, not with outcomes")
     else:
@@ -154,10 +156,9 @@ def _rows(path: Path, node: yaml.Node) -> list[Row]:
 
 
 def _items(path: Path, node: yaml.Node) -> list[yaml.Node]:
-    found = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    if not found:
+    if node.value == [] and isinstance(node, yaml.SequenceNode):
         raise CftError(f"{path}:{_line(node)}: the list is empty")
-    return found
+    return node.value if isinstance(node, yaml.SequenceNode) else [node]
 
 
 def _text(path: Path, node: yaml.Node) -> str:
@@ -180,9 +181,8 @@ def _named(path: Path, rows: list[Row], line: int) -> Target:
             raise CftError(f"{path}:{at}: outcome {outcome!r} stands in line {seen[outcome]} already")
         seen[outcome] = at
     parts = [_number(path, text, at) for _, text, at in rows]
-    for (outcome, text, at), part in zip(rows, parts, strict=True):
-        if not 0 <= part <= 1:
-            raise CftError(f"{path}:{at}: the probability of {outcome!r} is {text}, not between 0 and 1")
+    for outcome, text, at in (row for row, part in zip(rows, parts, strict=True) if not 0 <= part <= 1):
+        raise CftError(f"{path}:{at}: the probability of {outcome!r} is {text}, not between 0 and 1")
     total = sum(parts)
     if abs(total - 1) > TOLERANCE:
         hint = "write fractions such as 1/3 where decimals do not end" if abs(total - 1) < 0.02 else "check them"

@@ -27,6 +27,7 @@ EVENT = re.compile(
     re.M,
 )
 TAIL = 4096
+SILENT = 600  # seconds after which one asks whether a run was killed
 
 
 class Job(NamedTuple):
@@ -219,8 +220,15 @@ def lines(found: Status, results: Path, most: int = 10) -> list[str]:
             text.append(f"    and {len(of_state) - most} more {state}")
     if found.steps:
         said, path = found.steps
-        text.append(f"Snakemake: {said}; {'a run holds locks' if found.locked else 'no run in progress'}; {path}")
+        text.append(f"Snakemake: {said}; {_run(found) if found.locked else 'no run in progress'}; {path}")
     return text
+
+
+def _run(found: Status) -> str:
+    """A run that was killed leaves its locks, as one that waits for a cluster has them: silence may mean either."""
+    silent = min((_age(job.log, 0) for job in found.jobs if job.state != "waiting"), default=0)
+    long = f", but no log has changed for {duration(silent)}: if it was killed, run snakemake --unlock"
+    return "a run holds locks" + (long if silent > SILENT else "")
 
 
 def _age(log: Path, missing: float) -> float:

@@ -130,6 +130,8 @@ def build_trie(ragged: Ragged, probabilities: np.ndarray, terminator: int) -> Tr
     tokens[np.arange(len(lengths)), lengths] = terminator
     order = np.lexsort(tokens.T[::-1])
     tokens = tokens[order]
-    if (tokens[1:] == tokens[:-1]).all(axis=1).any():
-        raise CftError("two values of the target have the same tokens")
+    same = np.flatnonzero((tokens[1:] == tokens[:-1]).all(axis=1))
+    if len(same):
+        first, second = sorted(1 + order[same[0] : same[0] + 2])
+        raise CftError(f"values {first} and {second} of the target have the same tokens; leave one out")
     return Trie(tokens, lengths[order] + 1, np.asarray(probabilities, float)[order], order, terminator)
