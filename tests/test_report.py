@@ -201,6 +201,15 @@ def test_a_chosen_prompt_shows_its_numbers_and_draws(page, made):
     page.select_option("#choice select[name=prompt]", synthetic.PROMPTS[5].prompt_id)
     page.wait_for_function("before => document.getElementById('chart-prompt').innerHTML !== before", arg=before)
     assert page.inner_text("#question") == synthetic.PROMPTS[5].text
+    assert page.inner_text("#whose") == f"{MODELS[0]}, seed 12"
+
+
+def test_text_chooses_rows_and_draws_no_chart_again(page):
+    page.wait_for_function("document.documentElement.dataset.drawn === 'all'")
+    page.locator("#filters input[name=text]").press("s")
+    assert page.evaluate("document.documentElement.dataset.drawn") == "all"
+    page.select_option("#filters select[name=method]", "soft")
+    assert page.evaluate("document.documentElement.dataset.drawn ?? 'none'") == "none"
 
 
 def test_a_figure_is_enlarged_by_keyboard(page):

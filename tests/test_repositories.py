@@ -182,6 +182,11 @@ def test_the_hub_library_downloads_once_and_tells_how_far_it_is(served, monkeypa
     told = [found for line in caplog.messages if (found := progress.read(line))]
     assert [(last.done, last.total, last.unit) for last in told[-1:]] == [(7, 7, "MB")]
     assert capfd.readouterr().err == ""  # no bar in what is not a terminal
+    monkeypatch.setattr(progress, "EVERY", 1e9)
+    bar, before = progress.Downloads(total=10, unit="B"), len(caplog.messages)
+    bar.update(5)
+    bar.refresh()
+    assert len(caplog.messages) == before  # the last line is not so long ago
     assert from_hub() == folder and sorted(served.given) == ["config.json", "model.safetensors"]
 
 

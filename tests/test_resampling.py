@@ -90,5 +90,7 @@ def test_models_are_counted_as_clopper_and_pearson_do(agree, count, low):
     found = paired.share_of_models([one] * agree + [zero] * (count - agree))
     assert found.estimate == agree / count
     assert found.low == pytest.approx(low, abs=1e-4)
+    assert paired.share_of_models([resampling.NOTHING, one]).estimate == 1
+    assert np.isnan(paired.share_of_models([resampling.NOTHING]).low)
     if 0 < agree < count:
         assert found.high == pytest.approx(stats.beta.ppf(0.975, agree + 1, count - agree), abs=1e-9)

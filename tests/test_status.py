@@ -222,6 +222,15 @@ rule bad:
 """
 
 
+def test_locks_of_a_run_that_has_long_been_silent_may_be_left_over(results):
+    log(results, "law/a", "begun")
+    run_of_snakemake(results, 1, start("law/a", 1))
+    lock(results)
+    assert lines(status(results), results)[-1].count("if it was killed, run snakemake --unlock") == 1
+    os.utime(results / "logs/law/a.log")  # just now
+    assert "a run holds locks; " in lines(status(results), results)[-1]
+
+
 def test_a_true_run(tmp_path):
     """One job ends and one fails; once its cause is gone, a second run does the rest."""
 

@@ -17,6 +17,7 @@ from cft.benchmark_settings import Benchmarks
 from cft.benchmarks.structured import family_of
 from cft.fidelity import structured
 from cft.paired import BASE
+from cft.ran import LABELS
 from cft.summary import SPLITS, in_order, where
 from cft.tables import NOTHING, heading, load, number, readable, with_interval
 from cft.trained import Adapter, base_in_words, base_licence, read_adapter, snippet
@@ -24,8 +25,6 @@ from cft.trained import Adapter, base_in_words, base_licence, read_adapter, snip
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 # The hub's names of licences, by ours; it calls any other one "other".
 LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "Gemma": "gemma", "Llama 3.2 Community": "llama3.2"}
-LABELS = {"law": "Soft targets (the law of the next token)", "draw": "Hard targets (the drawn token)",
-          "mixed": "Soft and hard targets together"}  # fmt: skip
 FIDELITY = "how well stated distributions are followed (structured)"
 # benchmark -> (what it measures, the table that compares it with base)
 EFFECTS = {

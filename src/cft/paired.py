@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cft.resampling import NOTHING, RESAMPLES, SEED_RESAMPLES, Drawn, Resampled, combine, resample
+from cft.resampling import NOTHING, RESAMPLES, SEED_RESAMPLES, UNKNOWN, Drawn, Resampled, combine, resample
 from cft.stats import Interval
 from cft.streams import stream
 from cft.summary import cell, collect, where
@@ -134,6 +134,8 @@ def share_of_models(parts: Sequence[Resampled]) -> Interval:
     """The share of the models of which something holds (what was found is 0 or 1), and Clopper and Pearson's interval:
     models are what is counted, and draws of two that agree would agree every time."""
     held = [part.found for part in parts if np.isfinite(part.found)]
+    if not held:
+        return UNKNOWN
     counted = stats.binomtest(int(sum(held)), len(held))
     return Interval(counted.statistic, *counted.proportion_ci(0.95))
 

@@ -9,7 +9,8 @@ from cft.benchmark_settings import SamplingSettings
 from cft.config import Experiment
 from cft.status import gpu_seconds
 
-LABELS = {"law": "soft targets", "draw": "hard targets", "mixed": "soft and hard targets together"}
+LABELS = {"law": "Soft targets (the law of the next token)", "draw": "Hard targets (the drawn token)",
+          "mixed": "Soft and hard targets together"}  # fmt: skip
 MODEL = {"source", "repo", "revision", "package", "path", "architecture", "dtype"}
 
 
