@@ -22,7 +22,7 @@ from cft.perplexity import nats_by_document
 from cft.streams import stream
 from cft.windows import Piece, pieces_of, tokenise
 
-SHORTEST, LONGEST, WANTED = 4, (10, 40, 100), 2
+SHORTEST, LONGEST, WANTED = 4, (10, 40, 100, 400), 2
 
 
 def pieces_of_documents(model: Path, count: int, longest: int) -> list[Piece]:

@@ -2,19 +2,22 @@
 
     python perf/training.py
 
-SmolLM2 with the paper's two methods, 32 values a step: 32 prompts with 1 value, 8 with 4, 2 with 16. Same values, same
-labels, same loss: `batch_loss` against the straightforward step. That one gives every value its own copy of its prompt
-and computes all logits. A soft label is a dictionary, made in a loop over the target's values that share the prefix,
-written into a row as long as the vocabulary; losses are added up label row by label row. A hard label is a token, and
-the loss PyTorch's cross-entropy over all places. Both find their labels within the step; tokens of supports and tries
-are there before. Each way has a process to itself: a step of the straightforward way gives gigabytes back to the system
-and asks for them again in the next, which another step should not pay for. First `finetune` itself: the share of its
-time outside forward and backward passes.
+SmolLM2 with the paper's two methods, 32 values a step: 32 prompts with 1 value, 8 with 4, 2 with 16. Each turn takes the
+next step of a run, as what values share differs from prompt to prompt. Same values, same labels, same loss: `batch_loss`
+against the straightforward step. That one gives every value its own copy of its prompt and computes all logits. A soft
+label is a dictionary, made in a loop over the target's values that share the prefix, written into a row as long as the
+vocabulary; losses are added up label row by label row. A hard label is a token, and the loss PyTorch's cross-entropy
+over all places. Both find their labels within the step; tokens of supports and tries are there before. Each way has a
+process to itself: a step of the straightforward way gives gigabytes back to the system and asks for them again in the
+next, which another step should not pay for. First `finetune` itself: the share of its time outside forward and backward
+passes.
 """
 
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import lru_cache, partial
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,10 +54,10 @@ def data_of(tokenizer: Any, chosen: FinetuneMethod) -> Batches:
         return Batches(Path(folder), tokenizer, ChatSettings(), chosen, chosen.batch_size)
 
 
-def our_loss(model: Any, data: Batches) -> torch.Tensor:
-    """Labels and loss of the first batch."""
+def our_loss(model: Any, data: Batches, step: int = 0) -> torch.Tensor:
+    """Labels and loss of a batch."""
     data._labels.cache_clear()
-    (micro,) = data[0]
+    (micro,) = data[step]
     return batch_loss(model, micro)
 
 
@@ -65,10 +68,10 @@ def support_of(data: Batches, prompt_id: str) -> Support:
     return [((*row, data.terminator), p) for row, p in zip(rows, target["probabilities"], strict=True)]
 
 
-def naive_loss(model: Any, data: Batches, supports: dict[str, Support]) -> torch.Tensor:
-    """The straightforward loss of the first batch, see above; `supports` are empty for hard labels."""
+def naive_loss(model: Any, data: Batches, supports: dict[str, Support], step: int = 0) -> torch.Tensor:
+    """The straightforward loss of a batch, see above; `supports` are empty for hard labels."""
     prompts, values = [], []
-    for prompt_id, value in data.steps[0]:
+    for prompt_id, value in data.steps[step]:
         prompts.append(data._prompt_tokens(prompt_id))
         values.append([*data.tokenizer(value, add_special_tokens=False).input_ids, data.terminator])
     longest = max(len(prompt) + len(own) for prompt, own in zip(prompts, values, strict=True))
@@ -82,7 +85,7 @@ def naive_loss(model: Any, data: Batches, supports: dict[str, Support]) -> torch
     if not supports:
         return cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
     parts = []
-    for (prompt_id, _), prompt, own, rows in zip(data.steps[0], prompts, values, logits, strict=True):
+    for (prompt_id, _), prompt, own, rows in zip(data.steps[step], prompts, values, logits, strict=True):
         losses = []
         for depth in range(len(own)):
             law = dense(supports[prompt_id], tuple(own[:depth]), logits.shape[-1])
@@ -113,17 +116,24 @@ def _start(model: Path, way: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def _prepared(name: str, draws: int) -> tuple[Batches, dict[str, Support]]:
-    data = data_of(WORKER["tokenizer"], method(name, draws=16, draws_per_prompt=draws, max_steps=1))
-    return data, {key: support_of(data, key) for key in dict(data.steps[0])} if name == "soft" else {}
+def _prepared(name: str, draws: int, steps: int) -> tuple[Batches, dict[str, Support]]:
+    data = data_of(WORKER["tokenizer"], method(name, draws=16, draws_per_prompt=draws, max_steps=steps))
+    if name == "hard":
+        return data, {}
+    asked = {prompt_id for step in range(steps) for prompt_id, _ in data.steps[step]}
+    for prompt_id in asked:
+        data._trie(prompt_id)
+    return data, {prompt_id: support_of(data, prompt_id) for prompt_id in asked}
 
 
-def _step(name: str, draws: int) -> float:
-    """The loss of a step (labels, forward, backward) of a method with so many values a prompt."""
-    data, supports = _prepared(name, draws)
+def _step(name: str, draws: int, steps: int, turn: int) -> float:
+    """The loss of a step (labels, forward, backward) of a method with so many values a prompt; one of so many steps."""
+    data, supports = _prepared(name, draws, steps)
     network = WORKER["network"]
     network.zero_grad()
-    found = our_loss(network, data) if WORKER["way"] == "ours" else naive_loss(network, data, supports)
+    number = turn % steps
+    ours = WORKER["way"] == "ours"
+    found = our_loss(network, data, number) if ours else naive_loss(network, data, supports, number)
     found.backward()
     return found.item()
 
@@ -168,6 +178,10 @@ def overhead(model: Path, steps: int) -> float:
     return 1 - (after - before) / (end - begin)
 
 
+def _turn(process: Any, name: str, draws: int, steps: int, turns: Iterator[int]) -> float:
+    return process.apply(_step, (name, draws, steps, next(turns)))
+
+
 def main(
     model: Annotated[Path, typer.Option()] = Path("results/models/smollm2"),
     steps: Annotated[int, typer.Option(min=2)] = 12,
@@ -180,8 +194,8 @@ def main(
     rows = []
     for name in ("soft", "hard"):
         for draws in (1, 4, 16):
-            ways = {way: partial(process.apply, _step, (name, draws)) for way, process in processes.items()}
-            # The first step of each builds its tries and is not counted.
+            ways = {way: partial(_turn, process, name, draws, rounds, count()) for way, process in processes.items()}
+            # The first step of each builds the tries and is not counted.
             times, losses = in_turns(ways, rounds)
             if abs(losses["ours"] - losses["naive"]) > 1e-5 * losses["naive"]:
                 raise SystemExit(f"the losses differ: {losses}")

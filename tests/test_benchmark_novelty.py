@@ -233,10 +233,14 @@ def test_a_published_file_is_scored_again(path, golden_rows, tmp_path):
     assert found["distinct_v1.0"] == pytest.approx(np.mean([row["distinct"] for row in rows]) + missing[0])
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", "no", '{"partition": [0, 1], "generation_scores": [1]}'])
+@pytest.mark.parametrize(
+    "line",
+    [b"{}", b"[]", b"no", b"\xff", b'{"partition": [0, 1], "generation_scores": [1]}',
+     b'{"partition": [0, 1], "generation_scores": [1, NaN]}', b'{"partition": [0], "generation_scores": [null]}'],
+)  # fmt: skip
 def test_a_line_of_another_form_is_named(tmp_path, line):
     path = tmp_path / "scores.jsonl"
-    path.write_text('{"partition": [0], "generation_scores": [1]}\n' + line + "\n")
+    path.write_bytes(b'{"partition": [0], "generation_scores": [1]}\n' + line + b"\n")
     with pytest.raises(CftError, match=r"line 2 has no partition"):
         novelty.rescore(path)
 

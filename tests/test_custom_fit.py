@@ -159,8 +159,20 @@ def test_mistakes_are_one_line(place, words, told):
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").iterdir()))
-def test_examples_are_targets(name):
+def test_every_example_is_fitted(name, tiny, tmp_path):
+    """One step: the folder is whole, its laws are of the example's outcomes, and training is on its prompts."""
     from cft.custom import read
 
-    prompts = ["How old? {outcomes}"] if name.endswith(".csv") else []
-    assert read(ROOT / "examples" / name, prompts).target.probabilities.sum() == pytest.approx(1)
+    asked = ["--prompt", "How old? {outcomes}"] if name.endswith(".csv") else []
+    own = read(ROOT / "examples" / name, asked[1:])
+    out = tmp_path / "fit"
+    answer = run(ROOT / "examples" / name, *asked, "--model", tiny("llama"), "--out", out, "--steps", "1", "--threads", "1")
+    assert answer.returncode == 0, answer.stderr
+    laws = pd.read_csv(out / "laws.csv", dtype={"outcome": str})
+    for _, rows in laws.groupby("phrasing"):
+        assert rows["outcome"].tolist() == [*own.target.values, "something else"]
+        assert rows["target"].to_numpy()[:-1] == pytest.approx(own.target.probabilities)
+        assert rows[["target", "base", "tuned"]].sum().to_numpy() == pytest.approx(1)
+    assert laws["phrasing"].nunique() == len(own.prompts) + len(own.held_out)
+    assert pd.read_parquet(out / "data/prompts.parquet")["prompt"].tolist() == own.prompts
+    assert (laws["base"] != laws["tuned"]).any() and own.name in (out / "report.html").read_text()

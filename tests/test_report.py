@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 import synthetic
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from cft import claims, figures, report, tables
@@ -225,5 +226,16 @@ def test_a_figure_is_enlarged_by_keyboard(page):
 
 def test_in_print_charts_are_there_and_controls_are_not(page):
     page.emulate_media(media="print")
-    assert not page.locator("#filters").is_visible() and page.locator("[data-chart] svg").first.is_visible()
+    charts = page.locator("[data-chart] svg").all()
+    assert charts and all(chart.is_visible() for chart in charts)
+    assert not page.locator("#filters").is_visible()
     assert page.pdf()[:5] == b"%PDF-"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_that_keeps_anyone_out(page, scheme):
+    """Contrast, names, roles and order by axe-core, with a prompt's numbers and every chart on the page."""
+    page.emulate_media(color_scheme=scheme)
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert {"color-contrast", "button-name", "image-alt"} <= {rule["id"] for rule in found.response["passes"]}

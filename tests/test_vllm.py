@@ -107,16 +107,19 @@ def test_the_adapter_is_merged_and_checked_against_transformers(engine):
 
 
 def test_both_engines_draw_from_one_law(engine, draws, prompts, smollm2, adapter):
-    """Two-sample test on the first two tokens per prompt, Holm-adjusted; the base model's draws are told apart."""
+    """Two-sample tests per prompt, Holm-adjusted, of first tokens and of whole texts; base draws are told apart."""
 
-    def start_of(draw):
-        return tuple(draw.tokens[:2])
+    def begin(length):
+        return lambda draw: (tuple(draw.tokens[:length]), draw.finished and len(draw.tokens) <= length)
 
     def adjusted(other):
-        p = sorted(two_sample(mine[key], theirs) for key, theirs in by_prompt(other, start_of).items())
-        return min(value * (len(p) - rank) for rank, value in enumerate(p))
+        other = list(other)
+        p = []
+        for length in (1, 2, 4, 16):
+            ours = by_prompt(draws, begin(length))
+            p += [two_sample(ours[key], theirs) for key, theirs in by_prompt(other, begin(length)).items()]
+        return min(value * (len(p) - rank) for rank, value in enumerate(sorted(p)))
 
-    mine = by_prompt(draws, start_of)
     tree = engines.start(job(prompts, smollm2, adapter, "transformers"))
     assert adjusted(tree.draw(tree.job.requests)) > 0.01
     base = engines.start(job(prompts, smollm2, None, "transformers"))

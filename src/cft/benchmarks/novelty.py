@@ -126,12 +126,14 @@ def rescore(path: Path) -> dict[str, float]:
     if not path.is_file():
         raise CftError(f"{path}: no such file; name a scores.jsonl of NoveltyBench")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             labels, scores = np.array(row["partition"]), np.array(row["generation_scores"])
+            if not np.isfinite(scores).all():
+                raise ValueError("a score is not a number")
             found.append((firsts(labels).sum(), utility(labels, scores)))
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise CftError(f"{path}: line {number} has no partition with its generation_scores ({error!r})")
