@@ -160,13 +160,26 @@ def test_mistakes_are_one_line(place, words, told):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").iterdir()))
 def test_every_example_is_fitted(name, tiny, tmp_path):
-    """One step: the folder is whole, its laws are of the example's outcomes, and training is on its prompts."""
+    """Some steps: the folder is whole, its laws are of the example's outcomes, and training is on its prompts."""
     from cft.custom import read
 
     asked = ["--prompt", "How old? {outcomes}"] if name.endswith(".csv") else []
     own = read(ROOT / "examples" / name, asked[1:])
     out = tmp_path / "fit"
-    answer = run(ROOT / "examples" / name, *asked, "--model", tiny("llama"), "--out", out, "--steps", "1", "--threads", "1")
+    words = [
+        *asked,
+        "--model",
+        tiny("llama"),
+        "--out",
+        out,
+        "--steps",
+        "4",
+        "--learning-rate",
+        "0.02",
+        "--threads",
+        "1",
+    ]
+    answer = run(ROOT / "examples" / name, *words)
     assert answer.returncode == 0, answer.stderr
     laws = pd.read_csv(out / "laws.csv", dtype={"outcome": str})
     for _, rows in laws.groupby("phrasing"):

@@ -167,6 +167,11 @@ def test_jobs_are_told_what_they_need(tmp_path, monkeypatch):
     for name in jobs.CACHES.values():
         assert str(tmp_path / "scratch/cft" / name) in told["APPTAINER_BIND"].split(",")
         assert (tmp_path / "scratch/cft" / name).is_dir()
+    monkeypatch.setenv("APPTAINER_BIND", f"/site/licences:/opt/licences,{ROOT}/src:/opt/cft/src:ro")
+    again = jobs.environment(experiment.model_copy(update={"cache": None}))["APPTAINER_BIND"].split(",")
+    assert again[-1] == "/site/licences:/opt/licences" and again.count(f"{ROOT}/src:/opt/cft/src:ro") == 1
+    with pytest.raises(CftError, match=r"cache: \$NOWHERE/cft names a variable that is not set"):
+        jobs.environment(experiment.model_copy(update={"cache": "$NOWHERE/cft"}))
     nowhere = experiment.model_copy(update={"cache": "/proc/nowhere"})
     with pytest.raises(CftError, match="cache: /proc/nowhere/huggingface: "):
         jobs.environment(nowhere)
@@ -248,3 +253,11 @@ def test_the_cluster_profile_names_real_rules():
     for overlay in ("slurm-ci", "slurm-ci-accounting"):
         over = yaml.safe_load((ROOT / "workflow/profiles" / overlay / "config.yaml").read_text())
         assert over["default-resources"].keys() - {"slurm_account"} == profile["default-resources"].keys()
+
+
+def test_a_group_has_members_that_do_not_wait_for_each_other():
+    """Each then has a step as large as the job; what depends on another would share one, as large as their sum."""
+    text = "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk"))
+    grouped = re.findall(r'^rule (\w+):((?:(?!^rule ).)*?group:\s+"\w+"(?:(?!^rule ).)*)', text, re.M | re.S)
+    assert {name for name, _ in grouped} == {"law", "retention", "judge", "score", "curves"}
+    assert all("alone=1," in rule for _, rule in grouped)

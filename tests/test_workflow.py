@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -48,18 +49,20 @@ def test_the_whole_paper(checkout):
 
 
 def test_the_whole_paper_is_at_most_a_thousand_submissions(checkout):
-    said = snakemake("--dry-run", "--configfile", "config/paper.yaml", cwd=checkout).stdout
-    rules = Counter(re.findall(r"^rule (\w+):$", said, re.M))
+    profile = yaml.safe_load((checkout / "workflow/profiles/slurm/config.yaml").read_text())
+    words = [f"--{name}" if number == 0 else value for name in ("group-components", "resources", "set-resource-scopes")
+             for number, value in enumerate(["", *profile[name]])]  # fmt: skip
+    said = snakemake("--dry-run", "--configfile", "config/paper.yaml", *words, cwd=checkout).stdout
     text = "".join(path.read_text() for path in (checkout / "workflow/rules").glob("*.smk"))
-    grouped = dict(re.findall(r'^rule (\w+):(?:(?!^rule ).)*?group:\s+"(\w+)', text, re.M | re.S))
-    profile = (checkout / "workflow/profiles/slurm/config.yaml").read_text()
-    assert all(f"{group}" in profile for group in grouped.values())
-    measured = set(re.findall(r"results/(?:laws|retention|perplexity)/\w+/(\S+?/\w+/seed\d+)\.parquet", said))
-    of_models = {rule for rule, group in grouped.items() if group in ("score_", "judge_")}
-    assert {"score", "judge", "curves"} == of_models
-    shown = "table|fig|all|exp"  # rules that are in the group "show", or no jobs
-    alone = sum(count for rule, count in rules.items() if rule not in grouped and not re.match(shown, rule))
-    assert 800 < alone + len(measured) + 12 * len(of_models) + 2 <= 1000
+    local = set(re.findall(r"^rule (\w+):(?:(?!^rule ).)*?^    localrule: True", text, re.M | re.S))
+    single = Counter(re.findall(r"^rule (\w+):$", said, re.M))  # members of groups are indented
+    submitted = {
+        rule: count for rule, count in single.items() if rule not in local and not re.match(r"table|fig|all", rule)
+    }
+    assert submitted.keys() == {"model", "finetune", "temperature", "sample", "perplexity"}
+    groups = re.findall(r"Group job (\w+?)_[\w.-]+ ", said)
+    assert Counter(groups) == {"law": 2 * 12, "retention": 12, "judge": 12, "score": 12}
+    assert 900 < sum(submitted.values()) + len(groups) <= 1000
 
 
 def test_one_artefact_needs_only_what_it_shows(checkout):
@@ -94,26 +97,78 @@ def finished(checkout):
     return checkout
 
 
+def little() -> dict:
+    """Of the smoke experiment one model, two methods, two benchmarks."""
+    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    kept = {"models": ["tiny-llama"], "methods": ["base", "soft"], "benchmarks": ["structured", "mcq"],
+            "tables": ["table1"], "figures": ["fig2"]}  # fmt: skip
+    config |= {key: {name: config[key][name] for name in names} for key, names in kept.items()}
+    config["tables"]["table2"] = {"scores": ["mcq"]}
+    return config
+
+
+SHOWN = {"scores", "claims", "report", "all"}
+
+
+@pytest.fixture(scope="module")
+def recorded(checkout, tmp_path_factory):
+    """Plan again after a change, in a checkout where everything was run, by a `cft` that only pretends."""
+    place = tmp_path_factory.mktemp("pretended")
+    (place / "cft").symlink_to(ROOT / "tests/pretend")
+    found = {"PATH": f"{place}:{ENVIRONMENT['PATH']}", "PRETEND": str(place), "PYTHONPATH": str(checkout / "src")}
+    (checkout / "little.yaml").write_text(yaml.safe_dump(little()))
+    words = ["snakemake", "--configfile", "little.yaml"]
+    done = subprocess.run(words, cwd=checkout, env=ENVIRONMENT | found, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    def again(path, addition):
+        before = (checkout / path).read_text()
+        (checkout / path).write_text(before + addition)
+        try:
+            said = subprocess.run([*words, "-n"], cwd=checkout, env=ENVIRONMENT | found, capture_output=True, text=True)
+        finally:
+            (checkout / path).write_text(before)
+        return Counter(re.findall(r"^ *rule (\w+):", said.stdout, re.M))  # members of groups are indented
+
+    return again
+
+
 @pytest.mark.parametrize(
     ("edited", "again"),
     [
-        ("src/cft/figures/fig2.py", {"smoke_fig2", "smoke_report", "smoke"}),
-        ("src/cft/tables/table2.py", {"smoke_table2", "smoke_report", "smoke"}),
-        ("src/cft/train.py", set()),
-        (
-            "src/cft/benchmarks/mcq.py",
-            {"smoke_score", "smoke_scores", "smoke_claims", "smoke_table2", "smoke_report", "smoke"},
-        ),
+        ("figures/fig2.py", {"fig2", "report", "all"}),
+        ("tables/table2.py", {"table2", "report", "all"}),
+        ("train.py", set()),
+        ("benchmarks/mcq.py", {"score", "table2"} | SHOWN),
+        # What computes a number may stand anywhere: distances, intervals.
+        ("stats.py", {"score", "curves", "table1", "table2", "fig2"} | SHOWN),
+        ("resampling.py", {"table1", "table2", "fig2", "curves"} | SHOWN - {"scores"}),
     ],
 )
-def test_an_edit_runs_again_what_depends_on_it(finished, edited, again):
-    path = finished / edited
-    before = path.stat()
-    os.utime(path)
-    try:
-        assert set(plan("smoke", cwd=finished)) == again
-    finally:
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+def test_an_edit_runs_again_what_depends_on_it(recorded, edited, again):
+    assert set(recorded(f"src/cft/{edited}", "\nANSWER = 42\n")) == again
+    assert not recorded(f"src/cft/{edited}", "\n# a remark\n")
+
+
+def test_a_family_to_evaluate_on_trains_nothing_again(recorded):
+    """Only the structured benchmark asks for it."""
+    row = """
+  cosine:
+    display_name: Cosine
+    kind: continuous
+    tier: I
+    prompt: [m, s]
+    scipy: cosine(loc=m, scale=s)
+    requires: [s > 0]
+    grid: [m, s]
+    unseen_families: {max_specs: 1, m: {values: [0.0]}, s: {values: [1.0]}}
+    selected: [{m: 0.0, s: 1.0}]
+"""
+    jobs = recorded("config/distributions.yaml", row)
+    assert (jobs["prompts"], jobs["sample"], jobs["law"], jobs["score"]) == (1, 2, 2, 2)
+    assert not {"data", "finetune", "model"} & set(jobs)
+    trained = recorded("config/distributions.yaml", row.replace("unseen_families", "train"))
+    assert (trained["data"], trained["finetune"]) == (1, 1)
 
 
 def edit(folder, *pairs):

@@ -62,6 +62,8 @@ def environment(
     passed = {name: os.environ[name] for name in PASSED if name in os.environ}
     if experiment.cache:
         root = Path(os.path.expandvars(experiment.cache)).expanduser().resolve()
+        if jobs_here and "$" in str(root):
+            raise CftError(f"cache: {experiment.cache} names a variable that is not set on this machine")
         passed |= {variable: str(root / name) for variable, name in CACHES.items()}
         if jobs_here:
             _make([root / name for name in CACHES.values()])
@@ -72,10 +74,13 @@ def environment(
     folders = [passed[name] for name in (*CACHES, "CFT_ASSETS") if name in passed]
     folders += [experiment.assets_mirror, *(model.path for model in experiment.models.values())]
     binds = _binds(Path(folder) for folder in [*folders, "results", "containers/sif", *more] if folder)
+    binds = [f"{SOURCE}:/opt/cft/src:ro", *binds]
+    # What the site binds stays; a job within a job finds ours there already.
+    binds += [bind for bind in os.environ.get("APPTAINER_BIND", "").split(",") if bind and bind not in binds]
     images = {name: image.location(name) for name, image in read(experiment.images).items()}
     return {
         **own,
         **{f"APPTAINERENV_{name}": value for name, value in passed.items()},
         "APPTAINERENV_CFT_HOST": json.dumps({"code": code_version(), "images": images}),
-        "APPTAINER_BIND": ",".join([f"{SOURCE}:/opt/cft/src:ro", *binds]),
+        "APPTAINER_BIND": ",".join(binds),
     }

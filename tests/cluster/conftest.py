@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 from one_node import Cluster
-from tools import HEAD, HERE, LIMITS, ROOT, SLURM, SMALL, TABLE, TOOLS, build, must
+from tools import HEAD, HERE, LIMITS, ROOT, SLURM, SMALL, TOOLS, build, must, small
 
 
 def pytest_collection_modifyitems(items):
@@ -21,13 +21,19 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def environment():
-    """Of a head node: Snakemake without torch, Apptainer, and nothing of the environment that runs the tests."""
-    must(HERE / "install-apptainer", TOOLS / "apptainer")
+def head():
+    """The environment of a head node: Snakemake without torch, and nothing of what runs the tests."""
     must(ROOT / "containers/locks/install", HEAD, "head")
-    folders = [HEAD / "bin", TOOLS / "apptainer/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+    folders = [HEAD / "bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL", "PYTEST"))}
     return kept | {"PATH": ":".join(map(str, folders)), "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="session")
+def environment(head):
+    """That of a head node with Apptainer."""
+    must(HERE / "install-apptainer", TOOLS / "apptainer")
+    return head | {"PATH": f"{TOOLS / 'apptainer/bin'}:{head['PATH']}"}
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +43,8 @@ def image(environment):
 
 
 @pytest.fixture(scope="session")
-def fresh(image, tmp_path_factory):
-    """Make copies of what a run reads, without results; the images are those of the real checkout."""
+def copied(tmp_path_factory):
+    """Make copies of what a run reads, without results and images."""
 
     def copy():
         folder = tmp_path_factory.mktemp("run") / "checkout"
@@ -53,22 +59,22 @@ def fresh(image, tmp_path_factory):
                 )
             else:
                 shutil.copy(source, folder / name)
-        (folder / "containers/sif").symlink_to(image.parent)
         (folder / "config/small.yaml").write_text(yaml.safe_dump(small()))
         return folder
 
     return copy
 
 
-def small() -> dict:
-    """The smoke configuration for one run: every rule, in the images of the tests."""
-    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
-    config["models"] = {"tiny-llama": config["models"]["tiny-llama"]}
-    for name in ("hard", "ssot", "verbalised"):
-        del config["methods"][name]
-    del config["benchmarks"]["mcq"]
-    config["tables"]["table2"]["scores"].remove("mcq")
-    return config | {"images": TABLE}
+@pytest.fixture(scope="session")
+def fresh(image, copied):
+    """The same with the images of the real checkout."""
+
+    def copy():
+        folder = copied()
+        (folder / "containers/sif").symlink_to(image.parent)
+        return folder
+
+    return copy
 
 
 @pytest.fixture

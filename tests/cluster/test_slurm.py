@@ -39,11 +39,11 @@ def test_the_head_node_has_no_torch(environment):
 def test_the_smoke_workflow(finished, environment):
     folder, said, listed = finished
     planned = count_of_jobs(said)
-    # Every job was one submission, but for the groups: laws and measurements of a run (base, soft, temperature),
-    # judgements of a model, its scores, data and prompts, tables and figures.
-    alone = sum(planned[rule] for rule in ("model", "finetune", "temperature", "sample"))
+    # Every job was one submission, but for the groups: laws on two benchmarks, measurements of retention, judgements,
+    # scores; and for what is made where Snakemake runs.
+    alone = sum(planned[rule] for rule in ("model", "finetune", "temperature", "sample", "perplexity"))
     jobs = [(state, what) for _, state, what in listed if what not in ("rule_memory", "rule_time")]
-    assert len(jobs) == alone + 3 + 1 + 1 + 1 + 1
+    assert len(jobs) == alone + 2 + 1 + 1 + 1
     assert sum(what.startswith("rule_score_") for _, what in jobs) == 1
     assert {state for state, _ in jobs} == {"COMPLETED"}
     for name in ("report.html", "scores.parquet", "tables/table1.csv", "figures/fig2.pdf"):

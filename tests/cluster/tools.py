@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 TOOLS = ROOT / ".cluster"
@@ -51,6 +53,17 @@ def must(*command, **options) -> str:
     answer = call(*command, **options)
     assert answer.returncode == 0, f"{command}\n{answer.stdout}{answer.stderr}"
     return answer.stdout + answer.stderr
+
+
+def small() -> dict:
+    """The smoke configuration for one run: every rule, in the images of the tests."""
+    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    config["models"] = {"tiny-llama": config["models"]["tiny-llama"]}
+    for name in ("hard", "ssot", "verbalised"):
+        del config["methods"][name]
+    del config["benchmarks"]["mcq"]
+    config["tables"]["table2"]["scores"].remove("mcq")
+    return config | {"images": TABLE}
 
 
 def pip_places() -> dict[Path, str]:

@@ -9,12 +9,16 @@ from snakemake.exceptions import WorkflowError
 from cft import CftError, images, jobs, slurm
 from cft.config import Experiment, Needs
 from cft.settings import check
+from cft.sources import families_version, version_of
 
 # Slurm warns all processes of a job before its time is up; `cft finetune` acts on it, and this one must outlive it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 try:
     experiment = check(Experiment, config, "configuration")
+    # In place of the table as an input: a family that is added to evaluate on must not train anything again.
+    TRAINED_ON = families_version(experiment.distributions, trained_on=True)
+    FAMILIES = families_version(experiment.distributions)
     IMAGES = images.read(experiment.images)
     # What jobs find around them: binds, caches. Those of the smoke test are the same.
     if workflow.modifier.is_main_snakefile():
@@ -92,7 +96,7 @@ def training_settings(wildcards):
 
 
 def vllm_settings(wildcards):
-    """How vLLM runs a model: a resource too. Jobs of one group must agree on it, so those without vLLM have it as well."""
+    """How vLLM runs a model: a resource too."""
     return settings(experiment.models[wildcards.model].vllm)
 
 
@@ -100,6 +104,11 @@ def needs(rule, what):
     """Memory or time of a rule's jobs, growing with every attempt: the experiment's table."""
     row = experiment.needs.get(rule) or experiment.needs.get("default") or Needs()
     return lambda wildcards, attempt: getattr(row, what) * attempt
+
+
+def families_of_benchmark(wildcards):
+    """The version of the table of distributions, for the one benchmark that reads it."""
+    return FAMILIES if wildcards.benchmark in STRUCTURED else ""
 
 
 def adapter_files(wildcards):

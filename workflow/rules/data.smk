@@ -7,7 +7,7 @@ MIRROR = f"--mirror {experiment.assets_mirror}" if experiment.assets_mirror else
 rule data:
     # The ordered training examples of a method and seed, as strings.
     input:
-        experiment.distributions,
+        ancient(experiment.distributions),
     output:
         "results/data/{method}/seed{seed}/prompts.parquet",
         "results/data/{method}/seed{seed}/examples.parquet",
@@ -16,14 +16,13 @@ rule data:
         "results/logs/data/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/data/{method}/seed{seed}.tsv"
-    group:
-        "prepare"
+    localrule: True
     resources:
-        slots=1,
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
+        families=TRAINED_ON,
         out=subpath(output[0], parent=True),
     shell:
         "cft data --settings {params.settings:q} --seed {wildcards.seed} --distributions {input:q} --out {params.out:q} 2> {log:q}"
@@ -32,7 +31,7 @@ rule data:
 rule prompts:
     # The prompts that a benchmark draws from. Not remade when its scoring code is edited, as that would draw anew.
     input:
-        families=experiment.distributions,
+        families=ancient(experiment.distributions),
         assets=experiment.assets,
     output:
         "results/prompts/{benchmark}.parquet",
@@ -40,14 +39,13 @@ rule prompts:
         "results/logs/prompts/{benchmark}.log",
     benchmark:
         "results/benchmarks/prompts/{benchmark}.tsv"
-    group:
-        "prepare"
+    localrule: True
     resources:
-        slots=1,
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
     params:
         settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
+        families=families_of_benchmark,
         mirror=MIRROR,
     shell:
         "cft benchmark-prompts {wildcards.benchmark} --settings {params.settings:q} --distributions {input.families:q} "
@@ -64,10 +62,8 @@ rule instructions:
         "results/logs/instructions/{method}.log",
     benchmark:
         "results/benchmarks/instructions/{method}.tsv"
-    group:
-        "prepare"
+    localrule: True
     resources:
-        slots=1,
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
     params:
@@ -88,10 +84,8 @@ rule corpus:
         "results/logs/corpus.log",
     benchmark:
         "results/benchmarks/corpus.tsv"
-    group:
-        "prepare"
+    localrule: True
     resources:
-        slots=1,
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
     params:
@@ -113,10 +107,8 @@ rule irt:
         "results/logs/irt.log",
     benchmark:
         "results/benchmarks/irt.tsv"
-    group:
-        "prepare"
+    localrule: True
     resources:
-        slots=1,
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
     params:

@@ -47,7 +47,7 @@ rule law:
     # The model's own law on the targets, exactly.
     input:
         prompts="results/prompts/{benchmark}.parquet",
-        families=experiment.distributions,
+        families=ancient(experiment.distributions),
         model="results/models/{model}/model.json",
         adapter=adapter_files,
         temperature=temperature_file,
@@ -59,13 +59,12 @@ rule law:
     benchmark:
         "results/benchmarks/law/{benchmark}/{model}/{method}/seed{seed}.tsv"
     group:
-        "measure_{model}_{method}_{seed}"
+        "law_{benchmark}_{model}"
     threads: experiment.threads
     resources:
         gpu=run_by("gpus"),
         alone=1,
         cache_tokens=run_by("cache_tokens"),
-        vllm=vllm_settings,
         mem_mb=needs("law", "mem_mb"),
         runtime=needs("law", "runtime"),
     params:
@@ -73,6 +72,7 @@ rule law:
         identity=identity,
         adapter=adapter_option,
         temperature=option("temperature", "temperature-of"),
+        families=families_of_benchmark,
         model=subpath(input.model, parent=True),
     shell:
         "cft law {wildcards.benchmark} --settings {params.settings:q} --prompts {input.prompts:q} "
@@ -128,7 +128,7 @@ rule retention:
     benchmark:
         "results/benchmarks/retention/{model}/{method}/seed{seed}.tsv"
     group:
-        "measure_{model}_{method}_{seed}"
+        "retention_{model}"
     container:
         image_for(["tinybenchmarks"])
     threads: experiment.threads
@@ -163,14 +163,10 @@ rule perplexity:
         "results/logs/perplexity/{model}/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/perplexity/{model}/{method}/seed{seed}.tsv"
-    group:
-        "measure_{model}_{method}_{seed}"
     threads: experiment.threads
     resources:
         gpu=run_by("gpus"),
-        alone=1,
         window_tokens=run_by("window_tokens"),
-        vllm=vllm_settings,
         mem_mb=needs("perplexity", "mem_mb"),
         runtime=needs("perplexity", "runtime"),
     params:
@@ -192,8 +188,7 @@ rule score:
         law=law_file,
         irt=lambda wildcards: ["results/irt.parquet"] if wildcards.benchmark == "tinybenchmarks" else [],
         instructions=instructions_file,
-        families=experiment.distributions,
-        code="src/cft/benchmarks/{benchmark}.py",
+        families=ancient(experiment.distributions),
     output:
         "results/scores/{benchmark}/{model}/{method}/seed{seed}.parquet",
     log:
@@ -203,13 +198,15 @@ rule score:
     group:
         "score_{model}"
     resources:
-        slots=1,
+        alone=1,
         mem_mb=needs("score", "mem_mb"),
         runtime=needs("score", "runtime"),
     params:
         law=option("law"),
         irt=option("irt"),
         instructions=option("instructions"),
+        families=families_of_benchmark,
+        code=lambda wildcards: version_of(f"cft.benchmarks.{wildcards.benchmark}"),
     shell:
         "cft score {wildcards.benchmark} {input.draws:q} {params.law} {params.irt} {params.instructions} "
         "--distributions {input.families:q} --out {output:q} 2> {log:q}"

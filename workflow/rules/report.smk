@@ -11,10 +11,8 @@ rule scores:
         "results/logs/scores.log",
     benchmark:
         "results/benchmarks/scores.tsv"
-    group:
-        "show"
+    localrule: True
     resources:
-        slots=1,
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
     shell:
@@ -25,19 +23,18 @@ rule claims:
     # What the scores say of each claim of the paper.
     input:
         scores="results/scores.parquet",
-        code="src/cft/claims.py",
     output:
         report("results/claims.csv", caption="../report/claims.rst", category="Claims"),
     log:
         "results/logs/claims.log",
     benchmark:
         "results/benchmarks/claims.tsv"
-    group:
-        "show"
+    localrule: True
     resources:
-        slots=1,
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
+    params:
+        code=lambda wildcards: version_of("cft.claims"),
     shell:
         "cft claims --scores {input.scores:q} --out {output:q} 2> {log:q}"
 
@@ -51,7 +48,6 @@ for name, shown in experiment.tables.items():
             name
         input:
             scores=files_of("scores", shown.scores),
-            code=f"src/cft/tables/{name}.py",
         output:
             csv=report(f"results/tables/{name}.csv", caption=f"../report/{name}.rst", category="Tables"),
             others=multiext(f"results/tables/{name}", ".tex", ".md"),
@@ -59,15 +55,14 @@ for name, shown in experiment.tables.items():
             f"results/logs/tables/{name}.log",
         benchmark:
             f"results/benchmarks/tables/{name}.tsv"
-        group:
-            "show"
+        localrule: True
         resources:
-            slots=1,
             mem_mb=needs("default", "mem_mb"),
             runtime=needs("default", "runtime"),
         params:
             name=name,
             scores=lambda wildcards, input: [f"--scores={file}" for file in input.scores],
+            code=lambda wildcards, name=name: version_of(f"cft.tables.{name}"),
         shell:
             "cft table {params.name} {params.scores:q} --out {output.csv:q} 2> {log:q}"
 
@@ -83,7 +78,6 @@ for name, shown in experiment.figures.items():
             draws=files_of("samples", shown.draws),
             model=f"results/models/{next(iter(experiment.models))}/model.json" if shown.tokenizer else [],
             families=experiment.distributions,
-            code=f"src/cft/figures/{name}.py",
             style="src/cft/figures/style.mplstyle",
         output:
             pdf=report(f"results/figures/{name}.pdf", caption=f"../report/{name}.rst", category="Figures"),
@@ -92,10 +86,8 @@ for name, shown in experiment.figures.items():
             f"results/logs/figures/{name}.log",
         benchmark:
             f"results/benchmarks/figures/{name}.tsv"
-        group:
-            "show"
+        localrule: True
         resources:
-            slots=1,
             mem_mb=needs("default", "mem_mb"),
             runtime=needs("default", "runtime"),
         params:
@@ -105,6 +97,7 @@ for name, shown in experiment.figures.items():
                 *(f"--draws={file}" for file in input.draws),
                 *([f"--model={Path(input.model).parent}"] if input.model else []),
             ],
+            code=lambda wildcards, name=name: version_of(f"cft.figures.{name}"),
         shell:
             "cft figure {params.name} {params.sources:q} --distributions {input.families:q} "
             "--out {output.pdf:q} 2> {log:q}"
@@ -116,7 +109,6 @@ rule curves:
         draws=lambda wildcards: files_of("samples", STRUCTURED, wildcards.model),
         laws=lambda wildcards: laws_of(STRUCTURED, wildcards.model),
         families=experiment.distributions,
-        code="src/cft/curves.py",
     output:
         "results/curves/{model}.parquet",
     log:
@@ -126,11 +118,12 @@ rule curves:
     group:
         "score_{model}"
     resources:
-        slots=1,
+        alone=1,
         mem_mb=needs("score", "mem_mb"),
         runtime=needs("score", "runtime"),
     params:
         files=lambda wildcards, input: [f"--{kind}={file}" for kind in ("draws", "laws") for file in input[kind]],
+        code=lambda wildcards: version_of("cft.curves"),
     shell:
         "cft curves {params.files:q} --distributions {input.families:q} --out {output:q} 2> {log:q}"
 
@@ -158,17 +151,15 @@ rule report:
         ],
         curves=[f"results/curves/{model}.parquet" for model in experiment.models if evaluations(STRUCTURED, model)],
         families=experiment.distributions,
-        code=["src/cft/report.py", *(f"src/cft/page/report.{kind}" for kind in ("html.j2", "css", "js"))],
+        page=[f"src/cft/page/report.{kind}" for kind in ("html.j2", "css", "js")],
     output:
         report("results/report.html", caption="../report/report.rst", category="Report"),
     log:
         "results/logs/report.log",
     benchmark:
         "results/benchmarks/report.tsv"
-    group:
-        "show"
+    localrule: True
     resources:
-        slots=1,
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
     params:
@@ -176,6 +167,7 @@ rule report:
         files=lambda wildcards, input: [
             f"--{kind}={file}" for kind in ("tables", "figures", "runs", "curves") for file in getattr(input, kind)
         ],
+        code=lambda wildcards: version_of("cft.report"),
     shell:
         "cft report --settings {params.settings:q} --scores {input.scores:q} {params.files:q} "
         "--distributions {input.families:q} --out {output:q} 2> {log:q}"
@@ -192,10 +184,8 @@ rule card:
         "results/logs/card/{model}/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/card/{model}/{method}/seed{seed}.tsv"
-    group:
-        "show"
+    localrule: True
     resources:
-        slots=1,
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
     params:

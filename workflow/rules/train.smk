@@ -61,7 +61,7 @@ rule temperature:
     # The temperature at which the untouched model is closest to the targets of training prompts.
     input:
         model="results/models/{model}/model.json",
-        families=experiment.distributions,
+        families=ancient(experiment.distributions),
     output:
         file="results/temperatures/{model}/{method}.json",
         run="results/temperatures/{model}/{method}.run.json",
@@ -77,6 +77,7 @@ rule temperature:
         runtime=needs("temperature", "runtime"),
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
+        families=TRAINED_ON,
         model=subpath(input.model, parent=True),
     shell:
         "cft temperature --settings {params.settings:q} --distributions {input.families:q} --model {params.model:q} "

@@ -1,0 +1,72 @@
+"""Which code, and which families, a result depends on: so that a change runs those jobs again that it may concern.
+
+Snakemake compares the inputs and parameters of a job. It does not see the code of the commands that it calls; of the
+table of distributions it would see every change.
+"""
+
+import ast
+import json
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from cft.settings import read_yaml
+
+HELD_OUT = ("unseen_params", "unseen_families", "selected")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@cache
+def version_of(module: str) -> str:
+    """16 hexadecimal digits that stand for the code of a module and of all of ours that it imports, directly or not.
+
+    Comments and layout do not count. Raises FileNotFoundError if there is no such module.
+    """
+    return sha256("".join(ast.dump(_tree(path)) for path in sources(module)).encode()).hexdigest()[:16]
+
+
+def sources(module: str) -> list[Path]:
+    """The files of a module and of all of ours that it imports, anywhere in it, sorted."""
+    found, waiting = set[Path](), {_file(module)}
+    if None in waiting:
+        raise FileNotFoundError(f"{module}: no such module")
+    while waiting:
+        path = waiting.pop()
+        if path is not None and path not in found:
+            found.add(path)
+            waiting |= {_file(name) for name in _imported(path)}
+    return sorted(found)
+
+
+def _file(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def _imported(path: Path) -> set[str]:
+    """Names that may be our modules: `from cft.text import words` names cft.text and cft.text.words."""
+    names = set[str]()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in names if name.split(".")[0] == "cft"}
+
+
+def families_version(path: Path | str, trained_on: bool = False) -> str:
+    """16 hexadecimal digits that stand for the table of distributions, or for what training reads of it.
+
+    Raises CftError when the file is missing or no YAML.
+    """
+    table = read_yaml(path)
+    if trained_on:
+        rows = {name: row for name, row in table["families"].items() if "train" in row}
+        kept = {name: {key: row[key] for key in row if key not in HELD_OUT} for name, row in rows.items()}
+        table = {**table, "families": kept}
+    return sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
