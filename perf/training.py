@@ -2,15 +2,15 @@
 
     python perf/training.py
 
-SmolLM2 with the paper's two methods, 32 values a step: 32 prompts with 1 value, 8 with 4, 2 with 16. Each turn takes the
-next step of a run, as what values share differs from prompt to prompt. Same values, same labels, same loss: `batch_loss`
-against the straightforward step. That one gives every value its own copy of its prompt and computes all logits. A soft
-label is a dictionary, made in a loop over the target's values that share the prefix, written into a row as long as the
-vocabulary; losses are added up label row by label row. A hard label is a token, and the loss PyTorch's cross-entropy
-over all places. Both find their labels within the step; tokens of supports and tries are there before. Each way has a
-process to itself: a step of the straightforward way gives gigabytes back to the system and asks for them again in the
-next, which another step should not pay for. First `finetune` itself: the share of its time outside forward and backward
-passes.
+SmolLM2 with the paper's two methods, 32 values a step: 32 prompts with 1 value, 8 with 4, 2 with 16. Each turn takes
+the next step of a run, as what values share differs from prompt to prompt. Same values, same labels, same loss:
+`batch_loss` against the straightforward step. That one gives every value its own copy of its prompt and computes all
+logits. A soft label is a dictionary, made in a loop over the target's values that share the prefix, written into a row
+as long as the vocabulary; losses are added up label row by label row. A hard label is a token, and the loss PyTorch's
+cross-entropy over all places. Both find their labels within the step; tokens of supports and tries are there before.
+Each way has a process to itself: a step of the straightforward way gives gigabytes back to the system and asks for them
+again in the next, which another step should not pay for. First `finetune` itself: the share of its time outside forward
+and backward passes.
 """
 
 import tempfile
