@@ -12,6 +12,7 @@ from cft.assets import Assets
 from cft.benchmark_settings import StructuredBenchmark
 from cft.benchmarks import structured
 from cft.distributions import registry
+from cft.law_scores import LAW_FLOORS, LAW_METRICS
 from cft.settings import check
 
 REGISTRY = registry()
@@ -231,19 +232,27 @@ def test_numbers_outside_the_support_are_violations_and_other_texts_are_not():
 
 def test_scores_are_tidy_and_cover_draws_and_law():
     law = pd.DataFrame({"prompt_id": [GAUSSIAN, "cauchy(x0=3.5,gamma=3.0)"],
-                        **{name: [0.5, float("nan")] for name in structured.LAW_METRICS}})  # fmt: skip
+                        **{name: [0.5, float("nan")] for name in LAW_METRICS},
+                        "values": [["3.4", "3.6"]] * 2, "target": [np.array([0.25, 0.75])] * 2})  # fmt: skip
     scores = structured.score(frame(GAUSSIAN, ["3.1", "word"]), law, REGISTRY)
     assert list(scores.columns) == ["split", "item", "metric", "value"]
     assert set(scores["split"]) == {"unseen_params"}
-    assert len(scores) == len(structured.METRICS) + 2 * len(structured.LAW_METRICS)
+    assert len(scores) == len(structured.METRICS) + 2 * len(LAW_METRICS + LAW_FLOORS)
     with pytest.raises(CftError, match="no column law_valid_low: an earlier version"):
         structured.score(frame([GAUSSIAN], ["3"]), law.drop(columns="law_valid_low"), REGISTRY)
+    with pytest.raises(CftError, match="no column values: an earlier version"):
+        structured.score(frame([GAUSSIAN], ["3"]), law.drop(columns="values"), REGISTRY)
     assert not scores.duplicated(["item", "metric"]).any()
     values = {(item, metric): value for _, item, metric, value in scores.itertuples(index=False)}
     assert values[GAUSSIAN, "valid_rate"] == 0.5
     assert values[GAUSSIAN, "mean_error"] == pytest.approx(0.4)
     assert values[GAUSSIAN, "trie_kl"] == 0.5
     assert math.isnan(values["cauchy(x0=3.5,gamma=3.0)", "trie_kl"])
+    normal = REGISTRY["gaussian"].frozen({"mu": 3.5, "sigma": 3.0})
+    shares = np.diff(normal.cdf([3.35, 3.45, 3.55, 3.65]))[[0, 2]]
+    assert values[GAUSSIAN, "support_probability_floor"] == pytest.approx(shares.sum())
+    wanted = 0.25 * math.log(0.25 / shares[0]) + 0.75 * math.log(0.75 / shares[1])
+    assert values[GAUSSIAN, "sequence_kl_floor"] == pytest.approx(wanted)
 
 
 def test_tokens_per_draw_are_scored_where_the_draws_have_them():

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from cft import CftError, chat
+from cft import CftError, chat, law_scores
 from cft.benchmark_settings import OpenEndedBenchmark, StructuredBenchmark
-from cft.benchmarks import structured
 from cft.law import expected_nll, trie_law, write_law
 from cft.loss import FLOOR
 from cft.model_settings import ChatSettings
@@ -119,7 +118,7 @@ def test_files_of_laws(tiny, families, tmp_path):
     np.testing.assert_allclose([row.sum() for row in frame["law"]], frame["support_probability"], rtol=1e-9)
     np.testing.assert_allclose(frame["sequence_kl"], frame["support_nll"] + frame["kl_within_support"])
     assert json.loads((tmp_path / "law.run.json").read_text())["temperature"] == 1
-    for name in structured.BOUNDED:
+    for name in law_scores.BOUNDED:
         low, high = frame[f"{name}_low"], frame[f"{name}_high"]
         assert ((low >= 0) & (low <= high)).all()
     # The strings of the support are some of the valid answers, and a certain bound is no narrower.

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cft.benchmarks.structured import family_of
+from cft.law_scores import LAW_FLOORS
 from cft.stats import Interval
 from cft.summary import SPLITS, cell, collect, estimate, in_order, ratio, reference, where
 from cft.tables import number, with_interval
@@ -94,6 +96,23 @@ def remarks(scores: pd.DataFrame) -> list[str]:
         )
     found.append(
         "The support probability and the KLs are exact for the target's strings, not estimated from draws. A correct "
-        "number that is written with other decimals than the target's strings is outside the support."
+        "number that is none of these, as it has other decimals or lies between them, is outside the support."
+        + _floors(scores)
     )
     return found
+
+
+def _floors(scores: pd.DataFrame) -> str:
+    """What perfect answers have on the target's strings, as a sentence; nothing where there is no law."""
+    found: Any = where(scores, benchmark="structured")
+    found = found[found["metric"].isin(LAW_FLOORS)].drop_duplicates(["item", "metric"])
+    if found.empty:
+        return ""
+    families: Any = found.assign(family=found["item"].map(family_of)).groupby(["metric", "family"])["value"].mean()
+    means = families.groupby("metric").mean()
+    support, divergence = (number(float(means[name])) for name in LAW_FLOORS)
+    return (
+        f" Answers that follow the stated distributions exactly, rounded to the strings' decimals, have a support "
+        f"probability of {support} and a sequence KL of {divergence} nats (mean over families), not 1 and 0; a "
+        "model that was trained on the same strings can be better."
+    )

@@ -29,6 +29,7 @@ from cft.assets import Assets
 from cft.benchmark_settings import StructuredBenchmark
 from cft.benchmarks import jsonable, texts_by, tidy
 from cft.distributions import Family, Registry
+from cft.law_scores import law_scores
 from cft.numbers import read_number
 
 METRICS = (
@@ -44,12 +45,6 @@ METRICS = (
 )  # fmt: skip
 GREATEST = {"valid_rate": 1.0, "pit_w1": stats.INVALID_DISTANCE}  # other distances have no bound
 TESTED_AT = (100, 300, 1000)
-BOUNDED = ("law_valid", "law_invalid", "law_ks", "law_pit_w1", "law_w1", "law_tv", "law_pit_w1_certain")
-LAW_METRICS = (
-    "support_probability", "trie_kl", "sequence_kl", "support_nll", "kl_within_support",
-    *(f"{name}_{side}" for name in BOUNDED for side in ("low", "high")),
-    "law_stray", "law_unresolved", "law_gap", "law_nodes",
-)  # fmt: skip
 SUPPORT_ERRORS = ("non_finite", "below_support", "above_support", "non_integer")
 ELSEWHERE = "elsewhere"
 
@@ -193,7 +188,7 @@ def _measure_all(draws: pd.DataFrame, registry: Registry) -> dict[str, tuple[dic
 
 
 def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> pd.DataFrame:
-    """Tidy scores: METRICS of every prompt in `draws`, LAW_METRICS (nats; a probability) of every prompt in `law`.
+    """Tidy scores: METRICS of every prompt in `draws`, and those of cft.law_scores of every prompt in `law`.
 
     Also tokens_per_draw, the mean of the column tokens, where the draws have it. The split of a prompt outside the
     paper's grids is "elsewhere". Raises CftError for a law of an earlier version.
@@ -212,12 +207,9 @@ def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> 
             for prompt_id, value in values.items()
         ]
     if law is not None:
-        if missing := [metric for metric in LAW_METRICS if metric not in law]:
-            raise CftError(f"the law has no column {missing[0]}: an earlier version made it; delete it and run again")
         rows += [
             (splits.get(prompt_id, ELSEWHERE), prompt_id, metric, value)
-            for prompt_id, *values in law[["prompt_id", *LAW_METRICS]].itertuples(index=False)
-            for metric, value in zip(LAW_METRICS, values, strict=True)
+            for prompt_id, metric, value in law_scores(law, registry)
         ]
     return tidy(rows)
 
