@@ -162,7 +162,7 @@ def test_distances_and_tests_of_a_prompt_are_those_of_fit_and_stats(prompt):
     found, _ = structured.measure(texts, family, prompt.parameters, REGISTRY.quantiles)
     values = np.array([float(text) for text in texts[10:]])
     assert set(found) == set(structured.METRICS)
-    iqr, floors = stats.target_iqr(target), stats.w1_floor(target, 400)
+    iqr, floors = stats.target_iqr(target), stats.w1_floor(target, 390)  # of valid draws, as the distance is
     expected = {"w1_floor_high": floors.high, "pit_w1_floor_high": stats.pit_floor(400).high}
     expected |= {"ks_floor": fit.ks_floor(400).mean, "ks_floor_high": fit.ks_floor(400).high}
     if iqr:
@@ -277,7 +277,18 @@ def test_without_a_valid_draw_distances_are_undefined_but_pit_w1_is_the_worst():
     values = dict(zip(scores["metric"], scores["value"], strict=True))
     assert values["pit_w1"] == 0.5
     assert all(math.isnan(values[name]) for name in ("mean_error", "variance_error", "w1_valid_only", "w1_over_scale"))
-    assert values["w1_floor"] > 0
+    assert math.isnan(values["w1_floor"]) and values["pit_w1_floor"] > 0
+
+
+def test_the_floor_of_valid_draws_is_that_of_so_many_draws():
+    """A perfect sampler, most of whose texts are no numbers: excess over the floor does not depend on how many."""
+    prompt = REGISTRY.select("unseen_params", selected=True)[1]
+    family, excess = REGISTRY[prompt.family], []
+    for seed in range(40):
+        texts = perfect_texts(prompt, 20, seed) + ["no"] * 980
+        found, _ = structured.measure(texts, family, prompt.parameters, REGISTRY.quantiles)
+        excess.append(found["w1_over_scale"] / found["w1_over_scale_floor"])
+    assert np.mean(excess) == pytest.approx(1, abs=4 * np.std(excess) / 40**0.5)  # at the floor of 1,000 draws: 7
 
 
 def test_scoring_twice_gives_the_same_numbers():

@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 import synthetic
 
-from cft import claims
+from cft import claims, paired
+from cft.benchmarks import structured
+from cft.distributions import registry
 from cft.stats import Interval
 from cft.verdict import ABOVE_1, BELOW_0, criterion, verdict
 
+CUT = "soft cuts normalised W1 on unseen parameters"
 COLUMNS = ["claim", "verdict", "measure", "estimate", "low", "high", "criterion", "source"]
 MODELS = ["Qwen3-0.6B", "Qwen3-14B", "Llama-3.2-1B-Instruct", "Gemma-3-27B-it"]
 
@@ -169,6 +172,45 @@ def test_hard_and_soft(scores, found):
     none = scores.copy()
     none.loc[rows_of(none, "structured", "w1_over_scale", method="soft"), "value"] *= 100
     assert verdicts(none, "soft is at least as good as hard") == {"refuted"}
+
+
+PROMPTS = registry().select("unseen_params", selected=True)
+
+
+def sampled(valid: int, spread: float, seed: int) -> pd.DataFrame:
+    """Scores of 1,000 texts a prompt, `valid` of them numbers: exact draws, or of the middle `spread` of the target."""
+    generator, frames = np.random.default_rng(seed), []
+    for prompt in PROMPTS:
+        family = registry()[prompt.family]
+        levels = 0.5 + spread * (generator.random(valid) - 0.5)
+        numbers = family.frozen(prompt.parameters).ppf(levels)
+        texts = [f"{number:.{0 if family.discrete else 5}f}" for number in numbers] + ["no"] * (1000 - valid)
+        frames.append(pd.DataFrame({"prompt_id": prompt.prompt_id, "text": texts}))
+    found = structured.score(pd.concat(frames, ignore_index=True), None, registry())
+    return found.assign(model="m", seed=0, benchmark="structured")
+
+
+def test_what_only_validity_changes_is_no_cut_of_w1():
+    """Both draw exactly from the target; of base's draws 2% are valid, which are further from it by their number."""
+    base, soft = sampled(20, 1, 1).assign(method="base"), sampled(1000, 1, 2).assign(method="soft")
+    row = claims.claims(pd.concat([base, soft])).set_index("claim").loc[CUT]
+    assert row["verdict"] == "undecided"
+    assert row["estimate"] == pytest.approx(1, abs=0.25)  # 0.15 without the correction
+    poor = sampled(20, 0.4, 3).assign(method="base")
+    row = claims.claims(pd.concat([poor, soft])).set_index("claim").loc[CUT]
+    assert row["verdict"] == "supported"  # a cut that is there is found in 20 valid draws
+
+
+def test_at_equal_draws_adds_the_noise_that_one_side_lacks():
+    cells = {"a": {"w": 0.4, "w_floor": 0.3, "w_se": 0.05}, "b": {"w": 0.2, "w_floor": 0.1, "w_se": 0.05}}
+    rows = [("m", method, "s", "f(a=1)", 0, *each) for method, found in cells.items() for each in found.items()]
+    columns = ["model", "method", "split", "item", "seed", "metric", "value"]
+    wide = paired.scores_of(pd.DataFrame(rows, columns=columns).assign(benchmark="structured"), "structured")
+    first, second = paired.at_equal_draws(wide, "w", "m", ("a", "b"), "s")
+    assert first.found.to_numpy().item() == pytest.approx(0.4)
+    assert second.found.to_numpy().item() == pytest.approx((0.2**2 + 0.3**2 - 0.1**2) ** 0.5)
+    assert second.errors.to_numpy().item() == 0.05
+    assert paired.at_equal_draws(wide, "w", "m", ("a", "c"), "s")[1].empty
 
 
 def test_support_in_every_model(scores, found):

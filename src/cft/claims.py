@@ -5,22 +5,20 @@ prompt's draws where it is alone), training seeds, and several models; see cft.r
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cft import paired
 from cft.benchmark_settings import PALOMA_SLICES
+from cft.claims_fidelity import fidelity, hard_and_soft
+from cft.evidence import BASE, HARD, JOINTLY, SOFT, TUNED, exp, jointly, mean
 from cft.paired import (
-    BASE,
     block_sums,
     each_model,
     extreme,
     log_perplexity_ratio,
-    log_ratio,
     mean_difference,
     once_for_all_seeds,
     over_models,
@@ -30,18 +28,12 @@ from cft.paired import (
 )
 from cft.provenance import replacing
 from cft.resampling import UNKNOWN, Resampled, combine, interval
-from cft.stats import Interval
-from cft.summary import SPLITS, cell, drawn, in_order
+from cft.summary import cell, in_order
 from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, criterion, verdict
 
-SOFT, HARD = "soft", "hard"
-TUNED = (SOFT, HARD)
-PARAMETERS, FAMILIES = SPLITS
 SOURCE = "paper.md section 6"
-TENFOLD, ORDERS_OF_MAGNITUDE = (5.0, math.inf), (10.0, 100.0)
-NEARLY_VALID = 0.95
+ORDERS_OF_MAGNITUDE = (10.0, 100.0)
 ABOUT = 1.5  # "about" a factor: within this factor of it
-JOINTLY = "the intervals hold jointly at 95%"
 # (part of the model's name, noun, metric, method, the paper's share before, after)
 NOUNS = [
     ("qwen3-14b", "weekday", "top_share", SOFT, 0.80, 0.40),
@@ -55,7 +47,7 @@ TASKS = {"mmlu": ABOVE_0, "hellaswag": ABOVE_0, "winogrande": ABOVE_0, "gsm8k_st
 def claims(scores: pd.DataFrame) -> pd.DataFrame:
     """A row per claim: claim, verdict, measure, estimate, low, high, criterion, source."""
     models = in_order(scores["model"])
-    groups = (_fidelity, _hard_and_soft, _support, _nouns, _positions, _novelty, _retention, _perplexity)
+    groups = (fidelity, hard_and_soft, _support, _nouns, _positions, _novelty, _retention, _perplexity)
     rows = []
     for claim in (claim for group in groups for claim in group(scores, models)):
         estimate, low, high = claim.found or UNKNOWN
@@ -73,68 +65,6 @@ def write(scores: pd.DataFrame, out: Path) -> None:
         claims(scores).to_csv(temporary, index=False, float_format="%.6g")
 
 
-def _mean(parts: list[Resampled]) -> Interval | None:
-    return interval(over_models(parts)) if parts else None
-
-
-def _jointly(choose: Callable[..., Any], parts: list[Resampled]) -> Interval | None:
-    return extreme(choose, [interval(part, 1 - 0.05 / len(parts)) for part in parts]) if parts else None
-
-
-def _exp(found: Interval | None) -> Interval | None:
-    return found and paired.exp(found)
-
-
-def _nearly_valid(rates: Any) -> pd.Index:
-    """Which rows of the cell [(family, prompt) x seeds] are of a family where NEARLY_VALID of the draws are valid."""
-    if rates.empty:
-        return rates.index
-    families = rates.mean(axis=1).groupby("unit").transform("mean")
-    return rates.index[families >= NEARLY_VALID]
-
-
-def _fidelity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
-    wide = scores_of(scores, "structured")
-    rows = []
-    for where in ("", f", in families where at least {NEARLY_VALID:.0%} of base's draws are valid"):
-        for split, label in SPLITS.items():
-            for method in TUNED:
-
-                def pair(metric: str, model: str, split: str = split, method: str = method, near: bool = bool(where)):
-                    found = [drawn(wide, metric, model, name, split) for name in (method, BASE)]
-                    rates = cell(wide, "valid_rate", model, BASE, split)
-                    return [part.only(_nearly_valid(rates)) if near else part for part in found]
-
-                w1 = each_model(models, log_ratio("median"), lambda model, pair=pair: pair("w1_over_scale", model))
-                kl = each_model(models, log_ratio("mean"), lambda model, pair=pair: pair("trie_kl", model)[::-1])
-                measure = f"family median of normalised W1, {method} / base, geometric mean over models"
-                rows.append(Claim(f"{method} cuts normalised W1 on {label}{where}", measure, BELOW_1, _exp(_mean(w1))))
-                measure = f"family mean of trie KL, base / {method}, geometric mean over models"
-                sentence = f"{method} cuts trie KL about tenfold on {label}{where}"
-                rows.append(Claim(sentence, measure, TENFOLD, _exp(_mean(kl))))
-    return rows
-
-
-def _hard_and_soft(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
-    wide = scores_of(scores, "structured")
-
-    def difference(split: str, *methods: str) -> list[Resampled]:
-        return each_model(
-            models,
-            lambda first, second: combine(first, "median") - combine(second, "median"),
-            lambda model: [drawn(wide, "w1_over_scale", model, method, split) for method in methods],
-        )
-
-    measure = "family median of normalised W1"
-    return [
-        Claim(f"hard is better than soft on {SPLITS[PARAMETERS]}", f"{measure}, hard - soft, mean over models",
-              BELOW_0, _mean(difference(PARAMETERS, HARD, SOFT))),
-        Claim(f"soft is at least as good as hard on {SPLITS[FAMILIES]} for at least one model",
-              f"{measure}, soft - hard, least over models; {JOINTLY}",
-              BELOW_0, _jointly(np.min, difference(FAMILIES, SOFT, HARD))),
-    ]  # fmt: skip
-
-
 def _support(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     wide = scores_of(scores, "open_ended")
     parts = each_model(
@@ -145,9 +75,9 @@ def _support(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     measure = "median over nouns of the top-90% support size, soft / base"
     return [
         Claim("soft widens the top-90% support in every model", f"{measure}, least over models; {JOINTLY}",
-              ABOVE_1, _exp(_jointly(np.min, parts))),
+              ABOVE_1, exp(jointly(np.min, parts))),
         Claim("soft widens the top-90% support by one to two orders of magnitude",
-              f"{measure}, geometric mean over models", ORDERS_OF_MAGNITUDE, _exp(_mean(parts))),
+              f"{measure}, geometric mean over models", ORDERS_OF_MAGNITUDE, exp(mean(parts))),
     ]  # fmt: skip
 
 
@@ -184,7 +114,7 @@ def _positions(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     rows = []
     for method in TUNED:
         measure = f"total variation from uniform, {method} - base, mean over models"
-        rows.append(Claim(f"{method} evens out MCQ answer positions", measure, BELOW_0, _mean(change(method, models))))
+        rows.append(Claim(f"{method} evens out MCQ answer positions", measure, BELOW_0, mean(change(method, models))))
         groups = [change(method, qwen), change(method, others)]
         means = [over_models(parts, name) for parts, name in zip(groups, ("qwen3", "others"), strict=True)]
         found = interval(together(np.subtract, *means)) if all(groups) else None
@@ -219,7 +149,7 @@ def _retention(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
 
             sentence = f"{method} {'raises' if region == ABOVE_0 else 'lowers'} the score of {task}"
             measure = f"mean over items, {method} - base, mean over models"
-            rows.append(Claim(sentence, measure, region, _mean(each_model(models, mean_difference, pair))))
+            rows.append(Claim(sentence, measure, region, mean(each_model(models, mean_difference, pair))))
     return rows
 
 
@@ -246,4 +176,4 @@ def _perplexity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     if worst and not set(PALOMA_SLICES) <= set(slices):
         worst = worst._replace(high=math.nan)  # a slice that is not there may be worse
     measure = f"perplexity, tuned / base, geometric mean over models; worst slice of the better variant; {JOINTLY}"
-    return [Claim(sentence, measure, BELOW_1, _exp(worst))]
+    return [Claim(sentence, measure, BELOW_1, exp(worst))]

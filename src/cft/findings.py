@@ -92,7 +92,8 @@ def remarks(scores: pd.DataFrame) -> list[str]:
         listed = ", ".join(f"{method} {count}" for method, count in nothing.items())
         found.append(
             f"Prompts without a single valid draw, over all models and seeds: {listed}. The normalised W1 leaves them "
-            "out and so flatters; the W1 on the probability scale counts every invalid draw."
+            "out and says nothing of them; from few valid draws it is noisier, and its floor higher. The W1 on the "
+            "probability scale counts every invalid draw."
         )
     found.append(
         "The support probability and the KLs are exact for the target's strings, not estimated from draws. A correct "

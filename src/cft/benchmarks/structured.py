@@ -9,7 +9,8 @@ Source  arXiv 2605.11845; golden/structured_scores.jsonl for validity, moments a
 
 Odd cases. A text is one decimal number and nothing else; "inf", "1,000", "1_000" and "0x1F" are malformed, digits of
 other scripts are digits. "16.0" and "3." are integers. A number too large for a float is non_finite. The standard
-deviation of the draws divides by n. w1_valid_only is blind to invalid draws, as the paper's is; pit_w1 counts them.
+deviation of the draws divides by n. w1_valid_only is blind to invalid draws, as the paper's is, and its floor is that
+of as many draws as are valid; pit_w1 counts them.
 w1_over_scale divides by target_scale; the paper's own normaliser is not released. In ks, tv and p_fit an invalid draw
 counts as much as a draw can (fit.py). A metric is NaN where it is undefined (no valid draw, a target without variance,
 tv of a continuous target, fewer draws than a test is of), never 0 or infinite.
@@ -101,7 +102,7 @@ def measure(
 def _distances(values: np.ndarray, invalid: int, frozen: Any, scale: float, seed: list[int]) -> dict[str, float]:
     n, discrete = len(values) + invalid, isinstance(frozen.dist, rv_discrete)
     one, other = (np.random.default_rng(seed) if discrete else None for _ in range(2))
-    w1, floor = stats.w1_quantile(values, frozen), stats.w1_floor(frozen, n)
+    w1, floor = stats.w1_quantile(values, frozen), stats.w1_floor(frozen, len(values))
     ks = fit.ks(values, frozen, invalid, one)
     variation = fit.total_variation(values, frozen, invalid) if discrete else math.nan
     measured = {
