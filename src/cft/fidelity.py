@@ -6,7 +6,7 @@ import pandas as pd
 
 from cft import CftError, fit
 from cft.resampling import UNKNOWN
-from cft.summary import SPLITS, cell, collect, columns, difference, drawn, estimate, in_order, where
+from cft.summary import NO_CELL, SPLITS, cell, collect, columns, difference, drawn, estimate, in_order, where
 
 
 class Measure(NamedTuple):
@@ -63,7 +63,7 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
                     values = drawn(wide, measure.metric, model, method, split)
                     found = estimate(values, measure.statistic)
                     floor, floor_high = (
-                        cell(wide, f"{measure.floor}{end}", model, method, split) if measure.floor else pd.DataFrame()
+                        cell(wide, f"{measure.floor}{end}", model, method, split) if measure.floor else NO_CELL
                         for end in ("", "_high")
                     )
                     rows.append(
