@@ -75,13 +75,13 @@ def remarks(scores: pd.DataFrame) -> list[str]:
     found = []
     if models < 3:
         found.append(
-            f"{'One model' if models == 1 else 'Two models'} and a limited training budget: the direction of an effect "
-            "may carry over to larger models and longer training, its size need not."
+            f"{'One model' if models == 1 else 'Two models'}: the direction of an effect may carry over to other "
+            "models and training budgets, its size need not."
         )
     if any(len(in_order(where(scores, model=model)["seed"])) == 1 for model in in_order(scores["model"])):
         found.append(
-            "One training seed: the intervals say how much the families of prompts differ, not how much another "
-            "training run would."
+            "One training seed: the intervals say how much families, their prompts and draws vary, not how much "
+            "another training run would."
         )
     if len(draws):
         found.append(

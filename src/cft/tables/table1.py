@@ -29,8 +29,7 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
         if measure.floor and measure.sampled:
             excess = [f"{name}_excess{end}" for end in ("", "_low", "_high")]
             table[excess] = rows[["excess", "excess_low", "excess_high"]]
-    # Rounded, because a p-value of 1e-200 is written out.
-    tests = fits(scores).rename(columns={"least_p": "p_of_the_worst_prompt"}).round(4)
+    tests = fits(scores).rename(columns={"least_p": "p_of_the_worst_prompt"})
     for further in (law_bounds(scores), tests, _not_rejected(scores)):
         table = table.join(further, on=KEYS)
     return table
