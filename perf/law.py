@@ -73,7 +73,7 @@ def law_of(model: Any, job: Any, key: str, gap: float) -> dict[str, Any]:
     settings = StructuredBenchmark(draws=1, max_new_tokens=32, gap=gap)
     start = Prefixes.of(model, [job.prompts[key]])
     target = for_prompt(registry(), key, settings.decimals, settings.max_bins)
-    return bounded(start, job.tokenizer, job.stops[0], key, target, registry(), settings, 64, 1.0)
+    return bounded(start, job.tokenizer, job.stops, key, target, registry(), settings, 64, 1.0)
 
 
 def outside(engine: Any, job: Any, key: str, law: dict[str, Any]) -> dict[str, float]:

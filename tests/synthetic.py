@@ -29,7 +29,12 @@ SLICES = dict(zip(PALOMA_SLICES, (15.0, 25.0, 20.0, 18.0, 40.0, 12.0, 30.0), str
 LEVELS = {"base": (0.05, 0.001, 1.6, 10.0, 1.3, 0.45), "soft": (0.96, 0.55, 0.15, 2.2, 0.12, 0.07)}
 TUNED = (0.94, 0.5, 0.2, 2.8, 0.09, 0.09)
 NAMES = ("valid_rate", "support_probability", "trie_kl", "sequence_kl", "w1_over_scale", "pit_w1")
-FLOORS = {"w1_over_scale_floor": 0.03, "pit_w1_floor": 0.012}
+FLOORS = {
+    "w1_over_scale_floor": 0.03,
+    "pit_w1_floor": 0.012,
+    "support_probability_floor": 0.25,
+    "sequence_kl_floor": 5.5,
+}
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 CITIES = ["Paris", "Tokyo", "Lima", "Cairo", "Oslo", "Quito", "Nairobi", "The ancient city of Constantinople", "Kyoto",
           "Berlin", "Sydney", "Accra"]  # fmt: skip

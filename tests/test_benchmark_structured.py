@@ -1,5 +1,6 @@
 import json
 import math
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from cft.assets import Assets
 from cft.benchmark_settings import StructuredBenchmark
 from cft.benchmarks import structured
 from cft.distributions import registry
+from cft.law_scores import LAW_FLOORS, LAW_METRICS
 from cft.settings import check
 
 REGISTRY = registry()
@@ -132,13 +134,17 @@ def test_prompts_are_the_papers(choice, counts, golden):
 
 @pytest.mark.parametrize("prompt", REGISTRY.select(selected=True)[::4], ids=lambda prompt: prompt.prompt_id)
 def test_a_perfect_sampler_scores_its_floor(prompt):
-    found, errors = structured.measure(
-        perfect_texts(prompt, 1000), REGISTRY[prompt.family], prompt.parameters, REGISTRY.quantiles
-    )
-    assert found["valid_rate"] == 1 and not errors
-    # The 95 % quantile is below twice the mean; a seeded run needs no more than a wide margin above that.
-    assert found["w1_over_scale"] < 6 * found["w1_over_scale_floor"]
-    assert found["pit_w1"] < 4 * found["pit_w1_floor"]
+    runs = []
+    for seed in range(30):
+        texts = perfect_texts(prompt, 200, [seed, zlib.crc32(prompt.prompt_id.encode())])
+        found, errors = structured.measure(texts, REGISTRY[prompt.family], prompt.parameters, REGISTRY.quantiles)
+        assert found["valid_rate"] == 1 and not errors
+        runs.append(found)
+    for name in ("w1_over_scale", "pit_w1"):
+        score, floor, high = (np.array([run[name + end] for run in runs]) for end in ("", "_floor", "_floor_high"))
+        # The floor is the expectation: all 22 such means are within 4 standard errors in 99 % of cases (29 degrees).
+        assert score.mean() == pytest.approx(floor[0], abs=4 * score.std(ddof=1) / 30**0.5)
+        assert (score > high).sum() <= 6  # of 30 with a chance of 5 %: all 22 in 99 % of cases
 
 
 def test_invalid_draws_move_pit_w1_but_not_w1_valid_only():
@@ -161,7 +167,7 @@ def test_distances_and_tests_of_a_prompt_are_those_of_fit_and_stats(prompt):
     found, _ = structured.measure(texts, family, prompt.parameters, REGISTRY.quantiles)
     values = np.array([float(text) for text in texts[10:]])
     assert set(found) == set(structured.METRICS)
-    iqr, floors = stats.target_iqr(target), stats.w1_floor(target, 400)
+    iqr, floors = stats.target_iqr(target), stats.w1_floor(target, 390)  # of valid draws, as the distance is
     expected = {"w1_floor_high": floors.high, "pit_w1_floor_high": stats.pit_floor(400).high}
     expected |= {"ks_floor": fit.ks_floor(400).mean, "ks_floor_high": fit.ks_floor(400).high}
     if iqr:
@@ -231,19 +237,27 @@ def test_numbers_outside_the_support_are_violations_and_other_texts_are_not():
 
 def test_scores_are_tidy_and_cover_draws_and_law():
     law = pd.DataFrame({"prompt_id": [GAUSSIAN, "cauchy(x0=3.5,gamma=3.0)"],
-                        **{name: [0.5, float("nan")] for name in structured.LAW_METRICS}})  # fmt: skip
+                        **{name: [0.5, float("nan")] for name in LAW_METRICS},
+                        "values": [["3.4", "3.6"]] * 2, "target": [np.array([0.25, 0.75])] * 2})  # fmt: skip
     scores = structured.score(frame(GAUSSIAN, ["3.1", "word"]), law, REGISTRY)
     assert list(scores.columns) == ["split", "item", "metric", "value"]
     assert set(scores["split"]) == {"unseen_params"}
-    assert len(scores) == len(structured.METRICS) + 2 * len(structured.LAW_METRICS)
+    assert len(scores) == len(structured.METRICS) + 2 * len(LAW_METRICS + LAW_FLOORS)
     with pytest.raises(CftError, match="no column law_valid_low: an earlier version"):
         structured.score(frame([GAUSSIAN], ["3"]), law.drop(columns="law_valid_low"), REGISTRY)
+    with pytest.raises(CftError, match="no column values: an earlier version"):
+        structured.score(frame([GAUSSIAN], ["3"]), law.drop(columns="values"), REGISTRY)
     assert not scores.duplicated(["item", "metric"]).any()
     values = {(item, metric): value for _, item, metric, value in scores.itertuples(index=False)}
     assert values[GAUSSIAN, "valid_rate"] == 0.5
     assert values[GAUSSIAN, "mean_error"] == pytest.approx(0.4)
     assert values[GAUSSIAN, "trie_kl"] == 0.5
     assert math.isnan(values["cauchy(x0=3.5,gamma=3.0)", "trie_kl"])
+    normal = REGISTRY["gaussian"].frozen({"mu": 3.5, "sigma": 3.0})
+    shares = np.diff(normal.cdf([3.35, 3.45, 3.55, 3.65]))[[0, 2]]
+    assert values[GAUSSIAN, "support_probability_floor"] == pytest.approx(shares.sum())
+    wanted = 0.25 * math.log(0.25 / shares[0]) + 0.75 * math.log(0.75 / shares[1])
+    assert values[GAUSSIAN, "sequence_kl_floor"] == pytest.approx(wanted)
 
 
 def test_tokens_per_draw_are_scored_where_the_draws_have_them():
@@ -268,7 +282,18 @@ def test_without_a_valid_draw_distances_are_undefined_but_pit_w1_is_the_worst():
     values = dict(zip(scores["metric"], scores["value"], strict=True))
     assert values["pit_w1"] == 0.5
     assert all(math.isnan(values[name]) for name in ("mean_error", "variance_error", "w1_valid_only", "w1_over_scale"))
-    assert values["w1_floor"] > 0
+    assert math.isnan(values["w1_floor"]) and values["pit_w1_floor"] > 0
+
+
+def test_the_floor_of_valid_draws_is_that_of_so_many_draws():
+    """A perfect sampler, most of whose texts are no numbers: excess over the floor does not depend on how many."""
+    prompt = REGISTRY.select("unseen_params", selected=True)[1]
+    family, excess = REGISTRY[prompt.family], []
+    for seed in range(40):
+        texts = perfect_texts(prompt, 20, seed) + ["no"] * 980
+        found, _ = structured.measure(texts, family, prompt.parameters, REGISTRY.quantiles)
+        excess.append(found["w1_over_scale"] / found["w1_over_scale_floor"])
+    assert np.mean(excess) == pytest.approx(1, abs=4 * np.std(excess) / 40**0.5)  # at the floor of 1,000 draws: 7
 
 
 def test_scoring_twice_gives_the_same_numbers():

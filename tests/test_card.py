@@ -153,7 +153,10 @@ def test_fidelity(trained, scores):
     # A made-up floor, which the synthetic scores have everywhere; a rate has none.
     assert found["Unseen families"]["W1 over scale"]["perfect sampler"] == "0.0300"
     assert found["Unseen families"]["PIT W1"]["perfect sampler"] == "0.0120"
+    assert found["Unseen families"]["sequence KL (nats)"]["perfect sampler"] == "5.50"
+    assert found["Unseen families"]["support probability"]["perfect sampler"] == "0.250"
     assert found["Unseen families"]["valid rate"]["perfect sampler"] == "–"
+    assert found["Unseen families"]["trie KL (nats)"]["perfect sampler"] == "–"
 
 
 def test_what_fidelity_is_measured_on(trained, scores):

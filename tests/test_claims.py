@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 import synthetic
 
-from cft import claims
+from cft import claims, paired
+from cft.benchmarks import structured
+from cft.distributions import registry
 from cft.stats import Interval
 from cft.verdict import ABOVE_1, BELOW_0, criterion, verdict
 
-COLUMNS = ["claim", "verdict", "measure", "estimate", "low", "high", "criterion", "source"]
+CUT = "soft cuts normalised W1 on unseen parameters"
+COLUMNS = ["claim", "verdict", "models", "seeds", "measure", "estimate", "low", "high", "criterion", "source"]
 MODELS = ["Qwen3-0.6B", "Qwen3-14B", "Llama-3.2-1B-Instruct", "Gemma-3-27B-it"]
 
 
@@ -74,6 +77,7 @@ def test_nothing_is_guessed_where_nothing_was_run(scores, found):
     rows = claims.claims(scores[scores["benchmark"] == "elsewhere"])
     assert list(rows.columns) == COLUMNS
     assert (rows["verdict"] == "not run").all()
+    assert (rows[["models", "seeds"]] == 0).all(axis=None)
     assert rows[["estimate", "low", "high"]].isna().all(axis=None)
     assert sorted(rows["claim"]) == sorted(found.index)  # the same claims, whatever was run
     assert found.index.is_unique
@@ -87,6 +91,20 @@ def test_each_benchmark_decides_its_own_claims(scores, found, benchmark):
     pd.testing.assert_frame_equal(alone[run], found[run])
     without = claims.claims(scores[scores["benchmark"] != benchmark]).set_index("claim")
     assert (without.loc[run, "verdict"] == "not run").all()
+
+
+def test_a_claim_says_how_many_models_and_seeds_it_rests_on(scores, found):
+    near = found.index.str.contains("95%")  # no family of base is nearly valid, so that no model has this estimate
+    assert (found.loc[near, ["models", "seeds"]] == 0).all(axis=None) and (found.loc[~near, "seeds"] == 3).all()
+    assert (found.loc[found.index.str.contains("weekday|city"), "models"] == 1).all()
+    assert found.loc[[CUT, "soft evens out MCQ answer positions most in Qwen3"], "models"].tolist() == [4, 4]
+    fewer = scores[~((scores["model"] == MODELS[0]) & (scores["method"] == "soft") & (scores["seed"] > 0))]
+    fewer = fewer[~((fewer["model"] == MODELS[1]) & (fewer["benchmark"] == "paloma") & (fewer["split"] == "ptb"))]
+    rows = claims.claims(fewer).set_index("claim")
+    assert rows.loc[CUT, ["models", "seeds"]].tolist() == [4, 1]
+    assert rows.loc["hard cuts normalised W1 on unseen parameters", ["models", "seeds"]].tolist() == [4, 3]
+    perplexity = rows.index[rows.index.str.contains("PALOMA")][0]
+    assert rows.loc[perplexity, ["models", "seeds"]].tolist() == [3, 1]
 
 
 def test_a_method_that_was_not_run(scores):
@@ -171,8 +189,47 @@ def test_hard_and_soft(scores, found):
     assert verdicts(none, "soft is at least as good as hard") == {"refuted"}
 
 
+PROMPTS = registry().select("unseen_params", selected=True)
+
+
+def sampled(valid: int, spread: float, seed: int) -> pd.DataFrame:
+    """Scores of 1,000 texts a prompt, `valid` of them numbers: exact draws, or of the middle `spread` of the target."""
+    generator, frames = np.random.default_rng(seed), []
+    for prompt in PROMPTS:
+        family = registry()[prompt.family]
+        levels = 0.5 + spread * (generator.random(valid) - 0.5)
+        numbers = family.frozen(prompt.parameters).ppf(levels)
+        texts = [f"{number:.{0 if family.discrete else 5}f}" for number in numbers] + ["no"] * (1000 - valid)
+        frames.append(pd.DataFrame({"prompt_id": prompt.prompt_id, "text": texts}))
+    found = structured.score(pd.concat(frames, ignore_index=True), None, registry())
+    return found.assign(model="m", seed=0, benchmark="structured")
+
+
+def test_what_only_validity_changes_is_no_cut_of_w1():
+    """Both draw exactly from the target; of base's draws 2% are valid, which are further from it by their number."""
+    base, soft = sampled(20, 1, 1).assign(method="base"), sampled(1000, 1, 2).assign(method="soft")
+    row = claims.claims(pd.concat([base, soft])).set_index("claim").loc[CUT]
+    assert row["verdict"] == "undecided"
+    assert row["estimate"] == pytest.approx(1, abs=0.25)  # 0.15 without the correction
+    poor = sampled(20, 0.4, 3).assign(method="base")
+    row = claims.claims(pd.concat([poor, soft])).set_index("claim").loc[CUT]
+    assert row["verdict"] == "supported"  # a cut that is there is found in 20 valid draws
+
+
+def test_at_equal_draws_adds_the_noise_that_one_side_lacks():
+    cells = {"a": {"w": 0.4, "w_floor": 0.3, "w_se": 0.05}, "b": {"w": 0.2, "w_floor": 0.1, "w_se": 0.05}}
+    rows = [("m", method, "s", "f(a=1)", 0, *each) for method, found in cells.items() for each in found.items()]
+    columns = ["model", "method", "split", "item", "seed", "metric", "value"]
+    wide = paired.scores_of(pd.DataFrame(rows, columns=columns).assign(benchmark="structured"), "structured")
+    first, second = paired.at_equal_draws(wide, "w", "m", ("a", "b"), "s")
+    assert first.found.to_numpy().item() == pytest.approx(0.4)
+    assert second.found.to_numpy().item() == pytest.approx((0.2**2 + 0.3**2 - 0.1**2) ** 0.5)
+    assert second.errors.to_numpy().item() == 0.05
+    assert paired.at_equal_draws(wide, "w", "m", ("a", "c"), "s")[1].empty
+
+
 def test_support_in_every_model(scores, found):
-    wide, orders = "soft widens the top-90% support in every model", "one to two orders of magnitude"
+    wide, orders = "soft widens the top-90% support in every model that was run", "one to two orders of magnitude"
     factors = []
     for model in MODELS:
         rows = scores[(scores["model"] == model) & (scores["metric"] == "support_size_0.9")]
@@ -193,9 +250,9 @@ def test_support_in_every_model(scores, found):
 def test_nouns_of_two_models_found_by_name(scores, found):
     fall = found.loc["soft lowers the share of the most frequent answer to 'weekday' in qwen3-14b"]
     assert fall["estimate"] == pytest.approx(-0.4) and fall["verdict"] == "supported"
-    half = found[found.index.str.contains("from about 80% to about 40%")].iloc[0]
+    half = found[found.index.str.contains("by about 2 (paper: 80% to 40%)", regex=False)].iloc[0]
     assert half["estimate"] == pytest.approx(0.5) and half["verdict"] == "supported"
-    city = found[found.index.str.contains("from about 74% to about 15%")].iloc[0]
+    city = found[found.index.str.contains("by about 4.9 (paper: 74% to 15%)", regex=False)].iloc[0]
     assert city["estimate"] == pytest.approx(0.6 / 0.9) and city["verdict"] == "refuted"
     same = scores.copy()
     same.loc[rows_of(scores, "open_ended", "top_share"), "value"] = 0.5
@@ -252,7 +309,7 @@ def test_retention_by_hand(scores, found):
 
 
 def test_perplexity_by_the_better_variant_on_the_worst_slice(scores, found):
-    claim = found.loc["at least one tuned variant has lower perplexity than base on every PALOMA slice"]
+    claim = found.loc["on every PALOMA slice at least one tuned variant has lower perplexity than base"]
     assert claim["estimate"] == pytest.approx(0.97 * 1.001, rel=1e-6)  # soft's factor, the middle one of three seeds
     assert claim["verdict"] == "supported"
     one = scores.copy()

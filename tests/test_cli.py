@@ -87,6 +87,9 @@ def test_bad_draws(tmp_path):
     assert "unknown family 'coin'" in fails("score", "structured", draws)
     known = "mcq, novelty, open_ended, paloma, structured, tinybenchmarks"
     assert f"unknown benchmark 'structred'; known: {known}" in fails("score", "structred", draws)
+    whose = '"prompt_id": "gaussian(mu=3.5,sigma=3.0)", "text": "3"'
+    draws.write_text(f'{{{whose}, "method": "base"}}')
+    assert "draws.jsonl: no column model; tidy" in fails("score", "structured", draws, "--out", tmp_path / "s.parquet")
     pd.DataFrame({"prompt_id": ["bernoulli(p=0.5)"], "text": ["1"]}).to_parquet(tmp_path / "draws.parquet")
     content = (tmp_path / "draws.parquet").read_bytes()
     (tmp_path / "draws.parquet").write_bytes(content[:-10])

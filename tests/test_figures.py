@@ -166,6 +166,14 @@ def test_fig2_with_a_distance_that_nobody_has():
     assert numbers.loc[numbers["measure"] == "w1_over_scale", "value"].isna().all()
 
 
+def test_fig2_without_a_law():
+    scores = synthetic.scores()
+    scores = scores[~scores["metric"].str.startswith(("law_", "trie_kl", "sequence_kl", "support_probability"))]
+    _, numbers = figures.load("fig2").draw(figures.Sources(scores=scores))
+    known = numbers.set_index("measure")["value"].notna().groupby("measure").all()
+    assert known.to_dict() == {"w1_over_scale": True, "pit_w1": True, "trie_kl_nats": False}
+
+
 def test_fig3_counts_valid_draws_and_picks_prompts_by_name(one, drawn):
     numbers = drawn["fig3"][1]
     prompts = numbers["prompt_id"].unique()

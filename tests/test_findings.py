@@ -49,6 +49,18 @@ def test_prompts_without_valid_draws_are_remarked_upon(scores):
     assert not any("single valid draw" in remark for remark in findings.remarks(scores))
 
 
+def test_the_budget_is_not_guessed(scores):
+    remarks = " ".join(findings.remarks(scores))
+    assert "One model:" in remarks and "limited" not in remarks
+    assert "families, their prompts and draws vary" in remarks
+
+
+def test_what_perfect_answers_have_on_the_strings_is_said(scores):
+    remark = findings.remarks(scores)[-1]
+    assert "support probability of 0.250 and a sequence KL of 5.50 nats" in remark
+    assert "not 1 and 0" not in findings.remarks(scores[~scores["metric"].isin(findings.LAW_FLOORS)])[-1]
+
+
 def test_missing_law_gives_dashes_not_numbers(scores):
     bad = scores.copy()
     bad.loc[bad["metric"] == "sequence_kl", "value"] = np.nan

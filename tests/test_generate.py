@@ -149,7 +149,7 @@ def test_an_instruction_and_thinking_change_the_prompts(tiny, monkeypatch):
 
     def prompt(**how):
         job = plan(PROMPTS.head(1), settings, 0, tiny("llama"), None, 10, VllmSettings(), **how)
-        assert job.stops == [tokenizer.convert_tokens_to_ids("<|im_end|>")] * 2
+        assert job.stops == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
         return tokenizer.decode(job.prompts["a"])
 
     asked = "<|im_start|>user\ngive a number<|im_end|>\n<|im_start|>assistant\n"

@@ -1,19 +1,23 @@
 """The exact law against enumeration with one forward pass per value."""
 
 import json
+import math
+import shutil
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from cft import CftError, chat
-from cft.benchmark_settings import OpenEndedBenchmark, StructuredBenchmark
-from cft.benchmarks import structured
+from cft import CftError, chat, law_scores
+from cft.benchmark_settings import OpenEndedBenchmark, SamplingSettings, StructuredBenchmark
+from cft.generate import plan
 from cft.law import expected_nll, trie_law, write_law
 from cft.loss import FLOOR
-from cft.model_settings import ChatSettings
+from cft.model_settings import ChatSettings, VllmSettings
 from cft.models import load_model, load_tokenizer
+from cft.numbers import read_number
 from cft.prefix import Prefixes
 from cft.target import make_target
 from cft.trie import build_trie
@@ -119,7 +123,7 @@ def test_files_of_laws(tiny, families, tmp_path):
     np.testing.assert_allclose([row.sum() for row in frame["law"]], frame["support_probability"], rtol=1e-9)
     np.testing.assert_allclose(frame["sequence_kl"], frame["support_nll"] + frame["kl_within_support"])
     assert json.loads((tmp_path / "law.run.json").read_text())["temperature"] == 1
-    for name in structured.BOUNDED:
+    for name in law_scores.BOUNDED:
         low, high = frame[f"{name}_low"], frame[f"{name}_high"]
         assert ((low >= 0) & (low <= high)).all()
     # The strings of the support are some of the valid answers, and a certain bound is no narrower.
@@ -135,6 +139,32 @@ def test_files_of_laws(tiny, families, tmp_path):
     # Every next token is equally likely: a digit, then the terminator.
     tokens = len(load_tokenizer(tiny("llama")))
     np.testing.assert_allclose(hot["law"][0], tokens**-2.0, rtol=1e-4)
+
+
+def test_bounds_know_every_token_that_ends_a_draw(tiny, families, tmp_path):
+    """A model whose eos token is not what its template closes an answer with, as Gemma's: a draw may end with either.
+
+    Hot enough, every token is as likely as any other, so that counting all draws of two tokens gives the valid rate.
+    """
+    folder = tmp_path / "model"
+    shutil.copytree(tiny("llama"), folder)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(folder)
+    prompts = pd.DataFrame({"prompt_id": ["gaussian(mu=3.5,sigma=3.0)"], "prompt": ["a"]})
+    job = plan(prompts, SamplingSettings(draws=1, max_new_tokens=2), 0, folder, None, 4096, VllmSettings())
+    assert job.stops == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    every = range(len(tokenizer))
+    texts = {draw: job.text(list(draw)) for length in (1, 2) for draw in product(every, repeat=length)}
+    valid = {draw: read_number(text, (-math.inf, math.inf), False)[1] is None for draw, text in texts.items()}
+    going = [token for token in every if token not in job.stops]
+    counted = sum(valid[first, second] for first in going for second in going)
+    counted += sum(valid[first,] for first in going) * len(job.stops)
+    settings = StructuredBenchmark(draws=1, max_new_tokens=2, decimals=1, max_bins=51, gap=1e-9)
+    write_law(settings, prompts, families, folder, None, {}, 4096, tmp_path / "law.parquet", temperature=1e9)
+    row = pd.read_parquet(tmp_path / "law.parquet").iloc[0]
+    assert row["law_valid_low"] == pytest.approx(counted / len(tokenizer) ** 2, rel=1e-4)
+    assert row["law_valid_high"] == pytest.approx(row["law_valid_low"], rel=1e-4)
 
 
 def test_first_token_law_of_open_prompts(tiny, families, tmp_path):

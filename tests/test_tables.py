@@ -55,7 +55,9 @@ def test_table1_excess_is_over_each_familys_floor():
     assert row["w1_over_scale_excess"] == pytest.approx(np.median(excess))
     assert row["w1_over_scale_excess_low"] <= row["w1_over_scale_excess"] <= row["w1_over_scale_excess_high"]
     assert row["pit_w1_excess"] == pytest.approx(row["pit_w1"] - row["pit_w1_floor"])
-    assert not any(column.startswith("trie_kl_nats_excess") for column in row.index)
+    assert (row["sequence_kl_nats_floor"], row["support_probability_floor"]) == pytest.approx((5.5, 0.25))
+    without = ("trie_kl_nats_floor", "trie_kl_nats_excess", "sequence_kl_nats_excess", "support_probability_excess")
+    assert not any(column.startswith(without) for column in row.index)
 
 
 def test_table1_bounds_by_the_law(scores, table1):
@@ -63,11 +65,14 @@ def test_table1_bounds_by_the_law(scores, table1):
     pit = np.mean(list(by_hand(scores, "Qwen3-1.7B", "soft", "unseen_params", "pit_w1").values()))
     ends = row[["law_pit_w1_low", "law_pit_w1", "law_pit_w1_high"]].tolist()
     assert ends == pytest.approx([0.9 * pit, 0.975 * pit, 1.05 * pit])
-    without = tables.load("table1").make(scores[~scores["metric"].str.startswith("law_")])
-    assert without["law_pit_w1"].isna().all() and len(without) == len(table1)
+    of_law = scores["metric"].str.startswith(("law_", "trie_kl", "sequence_kl", "support_probability"))
+    without = tables.load("table1").make(scores[~of_law])
+    assert without[["law_pit_w1", "trie_kl_nats", "sequence_kl_nats_floor"]].isna().all(axis=None)
+    kept = ["model", "method", "split", "valid_rate", "pit_w1", "pit_w1_floor"]
+    pd.testing.assert_frame_equal(without[kept], table1[kept])
 
 
-def test_table1_tests_of_fit_by_holm_within_a_row(scores, table1):
+def test_table1_tests_of_fit_by_holm_within_a_row(scores, table1, tmp_path):
     shown = ["share_passing", "perfect_share_passing", "p_of_the_worst_prompt"]
     assert table1[shown].isna().all(axis=None)  # these scores have no tests
     mine = scores[(scores["metric"] == "pit_w1") & (scores["method"] == "soft")].assign(metric="p_fit", value=0.5)
@@ -76,12 +81,16 @@ def test_table1_tests_of_fit_by_holm_within_a_row(scores, table1):
     frame = tables.load("table1").make(pd.concat([scores, mine])).set_index(["model", "method", "split"])
     row = frame.loc[("Qwen3-0.6B", "soft", "unseen_params")]
     assert row["share_passing"] == pytest.approx(46 / 48, abs=1e-4)
-    assert row["p_of_the_worst_prompt"] == 0
+    assert row["p_of_the_worst_prompt"] == pytest.approx(48e-300)
     assert 0.998 < row["perfect_share_passing"] < 1
     other = frame.loc[("Qwen3-0.6B", "soft", "unseen_families")]
     assert other[["share_passing", "p_of_the_worst_prompt"]].tolist() == [1, 1]
     assert frame.loc[("Qwen3-0.6B", "base", "unseen_params"), shown].isna().all()
-    assert max(map(len, tables.readable(frame.reset_index())["p of the worst prompt"])) <= 6
+    shown = list(tables.readable(frame.reset_index())["p of the worst prompt"])
+    assert shown[list(frame.index).index(row.name)] == "<0.0001" and max(map(len, shown)) <= 7
+    tables.save(frame.reset_index(), tmp_path / "t.csv")
+    assert pd.read_csv(tmp_path / "t.csv")["p_of_the_worst_prompt"].min() == pytest.approx(48e-300)
+    assert "& $<$0.0001 &" in (tmp_path / "t.tex").read_text()
 
 
 def test_table1_tests_of_the_first_draws(scores):
@@ -303,6 +312,14 @@ def test_three_files_of_the_same_rows(table1, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     tables.save(frame, tmp_path / "t.csv")
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_bounds_are_no_interval_and_no_p_value_is_0():
+    ends = {"law_pit_w1": [0.3, np.nan], "law_pit_w1_low": [0.29412, np.nan], "law_pit_w1_high": [0.30641, np.nan]}
+    shown = tables.readable(pd.DataFrame(ends | {"McNemar_p": [3e-9, 0.04567], "top": [1e-9, 2.0]}))
+    assert shown.to_dict("list") == {
+        "law PIT W1": ["0.294 to 0.306", "–"], "McNemar p": ["<0.0001", "0.0457"], "top": ["1.0e-09", "2"]
+    }  # fmt: skip
 
 
 def test_a_tiny_number_is_short():

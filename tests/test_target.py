@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from cft import CftError
-from cft.target import format_ticks, make_target
+from cft.target import format_ticks, lattice_floor, make_target
 
 
 def test_golden_targets(families, golden_rows):
@@ -57,6 +57,57 @@ def test_unbounded_discrete_tail_goes_to_the_last_value(families):
 def test_a_target_narrower_than_the_lattice_is_one_value(families):
     target = make_target(families, "gaussian", {"mu": 0.123, "sigma": 1e-9}, 2)
     assert (target.values, target.probabilities.tolist()) == (["0.12"], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("family", "parameters", "decimals", "max_bins"),
+    [
+        ("gaussian", {"mu": 3.5, "sigma": 3.0}, 1, 21),
+        ("gaussian", {"mu": 3.5, "sigma": 30.0}, 0, 21),
+        ("lognormal", {"mu": 0.0, "sigma": 1.0}, 2, 101),
+        ("beta", {"alpha": 7.0, "beta": 7.0}, 2, 1001),
+        ("poisson", {"lambda": 4.0}, 5, 1001),
+        ("skellam", {"mu1": 10.5, "mu2": 10.5}, 5, 1001),
+    ],
+)
+def test_lattice_floor_by_enumeration_and_by_simulation(families, family, parameters, decimals, max_bins):
+    target, frozen = make_target(families, family, parameters, decimals, max_bins), families[family].frozen(parameters)
+    decimals = 0 if families[family].discrete else decimals
+    listed = dict(zip(target.values, target.probabilities, strict=True))
+    # Every answer between far quantiles, one after the other, and what of them is listed.
+    ends = [round(float(frozen.ppf(level)) * 10**decimals) for level in (1e-9, 1 - 1e-9)]
+    support = divergence = whole = 0.0
+    for tick in range(ends[0] - 1, ends[1] + 2):
+        edges = np.array([tick - 0.5, tick + 0.5]) / 10**decimals
+        share, text = np.diff(frozen.cdf(edges)).item(), f"{tick / 10**decimals:.{decimals}f}"
+        whole += share
+        if text in listed:
+            support += share
+            divergence += listed[text] * np.log(listed[text] / share)
+    assert whole == pytest.approx(1, abs=1e-8)
+    floors = lattice_floor(frozen, target.values, target.probabilities)
+    assert floors == pytest.approx((support, divergence), rel=1e-6, abs=1e-9)
+    draws = frozen.ppf(np.random.default_rng(3).random(20_000))
+    inside = np.mean([f"{draw:.{decimals}f}" in listed for draw in draws.tolist()])
+    error = max(support * (1 - support), 1e-4) ** 0.5 / len(draws) ** 0.5
+    assert inside == pytest.approx(floors[0], abs=4 * error)
+
+
+def test_lattice_floor_is_perfect_only_where_every_answer_is_listed(families):
+    found = [
+        lattice_floor(families["gaussian"].frozen(parameters), target.values, target.probabilities)
+        for parameters in [{"mu": 0.0, "sigma": 1.0}]
+        for target in (make_target(families, "gaussian", parameters, 2, bins) for bins in (11, 101, 1001))
+    ]
+    shares, divergences = zip(*found, strict=True)
+    # A list is ten times as dense as the one before, the last has all 619 numbers between its quantiles.
+    assert shares == pytest.approx((0.0163, 0.163, 0.998), rel=0.03)
+    # Where strings lie evenly, each stands for as many others: the divergence is that of the share.
+    assert divergences[:2] == pytest.approx(-np.log(shares[:2]), abs=0.02)
+    assert 0 < divergences[2] < 0.01  # the two ends, which carry the tails
+    bernoulli = make_target(families, "bernoulli", {"p": 0.1})
+    floors = lattice_floor(families["bernoulli"].frozen({"p": 0.1}), bernoulli.values, bernoulli.probabilities)
+    assert floors == pytest.approx((1, 0), abs=1e-12)
 
 
 def test_too_large_a_support_is_refused(families):

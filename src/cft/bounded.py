@@ -28,7 +28,7 @@ class Limits(NamedTuple):
 def bounded(
     start: Prefixes,
     tokenizer: Any,
-    end: int,
+    ends: list[int],
     prompt_id: str,
     target: Target,
     registry: Registry,
@@ -38,6 +38,8 @@ def bounded(
 ) -> dict[str, Any]:
     """Columns of one prompt; `start` holds it as its only row, and `rows` beginnings are computed at a time.
 
+    `ends` are the tokens that end an answer, each once: those of draws (chat.stops).
+
     law_valid, law_invalid, law_ks, law_pit_w1, law_w1 (target clipped to the range that it covers, in its units) and
     law_tv (on the lattice of `target`), each with _low and _high: between these if no more than law_stray of what is
     unresolved goes astray, a share that is measured. law_pit_w1_certain: whatever happens. points [n], and cdf_low and
@@ -46,13 +48,13 @@ def bounded(
     family, parameters = registry.parse(prompt_id)
     frozen = family.frozen(parameters)
     limits = Limits(settings.gap, settings.nodes, settings.max_new_tokens, rows, crc32(prompt_id.encode()), temperature)
-    return columns(start, tokenizer, end, frozen, target, registry.quantiles, limits)
+    return columns(start, tokenizer, ends, frozen, target, registry.quantiles, limits)
 
 
 def columns(
     start: Prefixes,
     tokenizer: Any,
-    end: int,
+    ends: list[int],
     frozen: Any,
     target: Target,
     quantiles: tuple[float, float],
@@ -62,7 +64,7 @@ def columns(
     found = bound_law(
         start,
         tokenizer,
-        [end],
+        ends,
         frozen,
         limits.rows,
         gap=limits.gap,

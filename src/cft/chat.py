@@ -46,6 +46,15 @@ def terminator(tokenizer: Any, chat: ChatSettings) -> int:
     return found
 
 
+def stops(tokenizer: Any, chat: ChatSettings) -> list[int]:
+    """The tokens that end an answer in sampling, each once: the terminator, then the tokenizer's eos token if another.
+
+    A model may end with either, whatever its chat template says. Training and the law on a target's trie know the
+    terminator alone, as only that is taught. Raises CftError as `terminator`.
+    """
+    return list(dict.fromkeys([terminator(tokenizer, chat), tokenizer.eos_token_id]))
+
+
 def _closing_token(tokenizer: Any, chat: ChatSettings) -> int:
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": MARKER}]
     whole = _fill_template(tokenizer, messages, chat)

@@ -5,22 +5,20 @@ prompt's draws where it is alone), training seeds, and several models; see cft.r
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cft import paired
 from cft.benchmark_settings import PALOMA_SLICES
+from cft.claims_fidelity import fidelity, hard_and_soft
+from cft.evidence import BASE, HARD, JOINTLY, SOFT, TUNED, counted, exp, jointly, mean
 from cft.paired import (
-    BASE,
     block_sums,
     each_model,
     extreme,
     log_perplexity_ratio,
-    log_ratio,
     mean_difference,
     once_for_all_seeds,
     over_models,
@@ -30,18 +28,13 @@ from cft.paired import (
 )
 from cft.provenance import replacing
 from cft.resampling import UNKNOWN, Resampled, combine, interval
-from cft.stats import Interval
-from cft.summary import SPLITS, cell, drawn, in_order
-from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, criterion, verdict
+from cft.summary import cell, in_order
+from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, Found, criterion, verdict
 
-SOFT, HARD = "soft", "hard"
-TUNED = (SOFT, HARD)
-PARAMETERS, FAMILIES = SPLITS
 SOURCE = "paper.md section 6"
-TENFOLD, ORDERS_OF_MAGNITUDE = (5.0, math.inf), (10.0, 100.0)
-NEARLY_VALID = 0.95
+NOTHING = Found(UNKNOWN, 0, 0)
+ORDERS_OF_MAGNITUDE = (10.0, 100.0)
 ABOUT = 1.5  # "about" a factor: within this factor of it
-JOINTLY = "the intervals hold jointly at 95%"
 # (part of the model's name, noun, metric, method, the paper's share before, after)
 NOUNS = [
     ("qwen3-14b", "weekday", "top_share", SOFT, 0.80, 0.40),
@@ -53,15 +46,19 @@ TASKS = {"mmlu": ABOVE_0, "hellaswag": ABOVE_0, "winogrande": ABOVE_0, "gsm8k_st
 
 
 def claims(scores: pd.DataFrame) -> pd.DataFrame:
-    """A row per claim: claim, verdict, measure, estimate, low, high, criterion, source."""
+    """A row per claim: claim, verdict, models, seeds, measure, estimate, low, high, criterion, source.
+
+    models, seeds    how many models the estimate has, and how many training seeds each of them has at least; 0: not run
+    """
     models = in_order(scores["model"])
-    groups = (_fidelity, _hard_and_soft, _support, _nouns, _positions, _novelty, _retention, _perplexity)
+    groups = (fidelity, hard_and_soft, _support, _nouns, _positions, _novelty, _retention, _perplexity)
     rows = []
     for claim in (claim for group in groups for claim in group(scores, models)):
-        estimate, low, high = claim.found or UNKNOWN
+        found = claim.found or NOTHING
+        decided = verdict(claim.found and found.interval, claim.region)
         rows.append(
-            {"claim": claim.claim, "verdict": verdict(claim.found, claim.region), "measure": claim.measure}
-            | {"estimate": estimate, "low": low, "high": high}
+            {"claim": claim.claim, "verdict": decided, "models": found.models, "seeds": found.seeds}
+            | {"measure": claim.measure, **found.interval._asdict()}
             | {"criterion": criterion(claim.region), "source": SOURCE}
         )
     return pd.DataFrame(rows)
@@ -73,68 +70,6 @@ def write(scores: pd.DataFrame, out: Path) -> None:
         claims(scores).to_csv(temporary, index=False, float_format="%.6g")
 
 
-def _mean(parts: list[Resampled]) -> Interval | None:
-    return interval(over_models(parts)) if parts else None
-
-
-def _jointly(choose: Callable[..., Any], parts: list[Resampled]) -> Interval | None:
-    return extreme(choose, [interval(part, 1 - 0.05 / len(parts)) for part in parts]) if parts else None
-
-
-def _exp(found: Interval | None) -> Interval | None:
-    return found and paired.exp(found)
-
-
-def _nearly_valid(rates: Any) -> pd.Index:
-    """Which rows of the cell [(family, prompt) x seeds] are of a family where NEARLY_VALID of the draws are valid."""
-    if rates.empty:
-        return rates.index
-    families = rates.mean(axis=1).groupby("unit").transform("mean")
-    return rates.index[families >= NEARLY_VALID]
-
-
-def _fidelity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
-    wide = scores_of(scores, "structured")
-    rows = []
-    for where in ("", f", in families where at least {NEARLY_VALID:.0%} of base's draws are valid"):
-        for split, label in SPLITS.items():
-            for method in TUNED:
-
-                def pair(metric: str, model: str, split: str = split, method: str = method, near: bool = bool(where)):
-                    found = [drawn(wide, metric, model, name, split) for name in (method, BASE)]
-                    rates = cell(wide, "valid_rate", model, BASE, split)
-                    return [part.only(_nearly_valid(rates)) if near else part for part in found]
-
-                w1 = each_model(models, log_ratio("median"), lambda model, pair=pair: pair("w1_over_scale", model))
-                kl = each_model(models, log_ratio("mean"), lambda model, pair=pair: pair("trie_kl", model)[::-1])
-                measure = f"family median of normalised W1, {method} / base, geometric mean over models"
-                rows.append(Claim(f"{method} cuts normalised W1 on {label}{where}", measure, BELOW_1, _exp(_mean(w1))))
-                measure = f"family mean of trie KL, base / {method}, geometric mean over models"
-                sentence = f"{method} cuts trie KL about tenfold on {label}{where}"
-                rows.append(Claim(sentence, measure, TENFOLD, _exp(_mean(kl))))
-    return rows
-
-
-def _hard_and_soft(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
-    wide = scores_of(scores, "structured")
-
-    def difference(split: str, *methods: str) -> list[Resampled]:
-        return each_model(
-            models,
-            lambda first, second: combine(first, "median") - combine(second, "median"),
-            lambda model: [drawn(wide, "w1_over_scale", model, method, split) for method in methods],
-        )
-
-    measure = "family median of normalised W1"
-    return [
-        Claim(f"hard is better than soft on {SPLITS[PARAMETERS]}", f"{measure}, hard - soft, mean over models",
-              BELOW_0, _mean(difference(PARAMETERS, HARD, SOFT))),
-        Claim(f"soft is at least as good as hard on {SPLITS[FAMILIES]} for at least one model",
-              f"{measure}, soft - hard, least over models; {JOINTLY}",
-              BELOW_0, _jointly(np.min, difference(FAMILIES, SOFT, HARD))),
-    ]  # fmt: skip
-
-
 def _support(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     wide = scores_of(scores, "open_ended")
     parts = each_model(
@@ -144,10 +79,10 @@ def _support(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     )
     measure = "median over nouns of the top-90% support size, soft / base"
     return [
-        Claim("soft widens the top-90% support in every model", f"{measure}, least over models; {JOINTLY}",
-              ABOVE_1, _exp(_jointly(np.min, parts))),
+        Claim("soft widens the top-90% support in every model that was run", f"{measure}, least over models; {JOINTLY}",
+              ABOVE_1, exp(jointly(np.min, parts))),
         Claim("soft widens the top-90% support by one to two orders of magnitude",
-              f"{measure}, geometric mean over models", ORDERS_OF_MAGNITUDE, _exp(_mean(parts))),
+              f"{measure}, geometric mean over models", ORDERS_OF_MAGNITUDE, exp(mean(parts))),
     ]  # fmt: skip
 
 
@@ -161,10 +96,15 @@ def _nouns(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
         what = f"share of the {ANSWERS[metric]} to {noun!r} in {part}"
         for sentence, sign, function, region in [
             (f"{method} lowers the {what}", "-", np.subtract, BELOW_0),
-            (f"{method} takes the {what} from about {before:.0%} to about {after:.0%}", "/", np.divide,
+            (f"{method} divides the {what} by about {before / after:.2g} (paper: {before:.0%} to {after:.0%})", "/",
+             np.divide,
              (after / before / ABOUT, after / before * ABOUT)),
         ]:  # fmt: skip
-            found = interval(together(function, *known)) if len(known) == len(shares) else None
+            if len(known) == len(shares):
+                both = together(function, *known)
+                found = Found(interval(both), *counted([both]))
+            else:
+                found = None
             rows.append(Claim(sentence, f"share of draws, {method} {sign} base", region, found))
     return rows
 
@@ -184,10 +124,11 @@ def _positions(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     rows = []
     for method in TUNED:
         measure = f"total variation from uniform, {method} - base, mean over models"
-        rows.append(Claim(f"{method} evens out MCQ answer positions", measure, BELOW_0, _mean(change(method, models))))
+        rows.append(Claim(f"{method} evens out MCQ answer positions", measure, BELOW_0, mean(change(method, models))))
         groups = [change(method, qwen), change(method, others)]
         means = [over_models(parts, name) for parts, name in zip(groups, ("qwen3", "others"), strict=True)]
-        found = interval(together(np.subtract, *means)) if all(groups) else None
+        both = [part for parts in groups for part in parts]
+        found = Found(interval(together(np.subtract, *means)), *counted(both)) if all(groups) else None
         sentence = f"{method} evens out MCQ answer positions most in Qwen3"
         rows.append(Claim(sentence, f"{measure}: Qwen3's less the others'", BELOW_0, found))
     return rows
@@ -204,7 +145,8 @@ def _novelty(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     parts = each_model(models, best, lambda model: [pooled(wide, metric, model, name) for name in (SOFT, BASE, HARD)])
     measure = f"share of models whose mean {metric.replace('_', ' ')} is greatest under soft"
     sentence = "NoveltyBench utility is best under soft for most models (paper: 8 of 12)"
-    return [Claim(sentence, measure, (0.5, math.inf), paired.share_of_models(parts) if parts else None)]
+    found = Found(paired.share_of_models(parts), *counted(parts)) if parts else None
+    return [Claim(sentence, measure, (0.5, math.inf), found)]
 
 
 def _retention(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
@@ -219,14 +161,14 @@ def _retention(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
 
             sentence = f"{method} {'raises' if region == ABOVE_0 else 'lowers'} the score of {task}"
             measure = f"mean over items, {method} - base, mean over models"
-            rows.append(Claim(sentence, measure, region, _mean(each_model(models, mean_difference, pair))))
+            rows.append(Claim(sentence, measure, region, mean(each_model(models, mean_difference, pair))))
     return rows
 
 
 def _perplexity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     wide = scores_of(scores, "paloma", ["nats", "tokens"])
     slices = [name for name in wide.index.unique("split") if name != "all"] if len(wide) else []
-    found = {}
+    found, numbers = {}, []
     for name in slices:
         for method in TUNED:
 
@@ -236,14 +178,17 @@ def _perplexity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
             parts = each_model(models, log_perplexity_ratio, sums)
             if parts:
                 found[name, method] = over_models(parts)
+                numbers.append(counted(parts))
     level = 1 - 0.05 / max(1, len(found))
     best = [
         extreme(np.min, [interval(part, level) for (each, _), part in found.items() if each == name])
         for name in in_order(name for name, _ in found)
     ]
-    sentence = "at least one tuned variant has lower perplexity than base on every PALOMA slice"
+    sentence = "on every PALOMA slice at least one tuned variant has lower perplexity than base"
     worst = extreme(np.max, best) if best else None
     if worst and not set(PALOMA_SLICES) <= set(slices):
         worst = worst._replace(high=math.nan)  # a slice that is not there may be worse
     measure = f"perplexity, tuned / base, geometric mean over models; worst slice of the better variant; {JOINTLY}"
-    return [Claim(sentence, measure, BELOW_1, _exp(worst))]
+    # Slices and variants may lack models: of those that fewest have.
+    known = worst and Found(paired.exp(worst), *map(min, zip(*numbers, strict=True)))
+    return [Claim(sentence, measure, BELOW_1, known)]

@@ -151,7 +151,7 @@ def measure(own: OwnTarget, model_folder: Path, adapter: Path, cache_tokens: int
               SciPy distributions also bounds on the law of all numbers, law_pit_w1_low …
     """
     tokenizer, settings = load_tokenizer(model_folder), settings_of(model_folder).chat
-    end, asked = chat.terminator(tokenizer, settings), phrasings(own)
+    ends, asked = chat.stops(tokenizer, settings), phrasings(own)
     tokens = [chat.prompt_tokens(tokenizer, phrasing.text, settings) for phrasing in asked]
     found: dict[tuple[str, str], dict[str, Any]] = {}
     with torch.inference_mode(), Progress("law", 2 * len(asked), "prompts") as progress:
@@ -159,10 +159,10 @@ def measure(own: OwnTarget, model_folder: Path, adapter: Path, cache_tokens: int
             model, _ = load_for_evaluation(model_folder, path, tokens[0])
             for phrasing, prompt in zip(asked, tokens, strict=True):
                 start, rows = Prefixes.of(model, [prompt]), rows_within(cache_tokens, prompt)
-                record = on_target(start, tokenizer, end, own.target, rows)
+                record = on_target(start, tokenizer, ends[0], own.target, rows)
                 if own.frozen is not None:
                     limits = Limits(GAP, NODES, LONGEST, rows, crc32(phrasing.name.encode()))
-                    record |= columns(start, tokenizer, end, own.frozen, own.target, QUANTILES, limits)
+                    record |= columns(start, tokenizer, ends, own.frozen, own.target, QUANTILES, limits)
                 found[phrasing.name, name] = record
                 progress.update()
             del model

@@ -5,25 +5,31 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cft import CftError, fit
-from cft.summary import SPLITS, cell, collect, columns, difference, drawn, estimate, in_order, where
+from cft.resampling import UNKNOWN
+from cft.summary import NO_CELL, SPLITS, cell, collect, columns, difference, drawn, estimate, in_order, where
 
 
 class Measure(NamedTuple):
-    """How one column is computed: from which metric, with which floor, and how families are combined."""
+    """How one column is computed: from which metric, with which floor, and how families are combined.
+
+    sampled     whether the floor is noise of draws, so that the excess over it is what is left. A law can be on the
+                other side of the floor of perfect answers: on the target's strings it may follow these more closely.
+    """
 
     metric: str
     statistic: str = "mean"
     floor: str | None = None
+    sampled: bool = True
 
 
 # The paper's headline is the median over families of the normalised W1: two heavy-tailed families decide its mean. Of
 # distances both are given, as either hides something.
 STRUCTURED = {
     "valid_rate": Measure("valid_rate"),
-    "support_probability": Measure("support_probability"),
+    "support_probability": Measure("support_probability", "mean", "support_probability_floor", False),
     "trie_kl_nats": Measure("trie_kl"),
     "trie_kl_nats_median": Measure("trie_kl", "median"),
-    "sequence_kl_nats": Measure("sequence_kl"),
+    "sequence_kl_nats": Measure("sequence_kl", "mean", "sequence_kl_floor", False),
     "w1_over_scale": Measure("w1_over_scale", "median", "w1_over_scale_floor"),
     "w1_over_scale_mean": Measure("w1_over_scale", "mean", "w1_over_scale_floor"),
     "pit_w1": Measure("pit_w1", "mean", "pit_w1_floor"),
@@ -35,9 +41,9 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
     """The structured benchmark, a row per model, method, split and column of STRUCTURED.
 
     Columns: model, method, split, seeds, prompts, prompts_without_valid_draw (mean over seeds), families, measure,
-    value, low, high, floor (what a perfect sampler would score with as many draws; NaN where that is 0), floor_high
-    (the 95% quantile of its score on one prompt, combined in the same way), and excess, excess_low, excess_high: the
-    value minus the floor, by family.
+    value, low, high, floor (what a perfect sampler would score with as many draws; NaN where it is not computed),
+    floor_high (the 95% quantile of its score on one prompt, combined in the same way), and excess, excess_low,
+    excess_high: the value minus the floor, by family. The last four are NaN where the floor is not one of draws.
     """
     wide = collect(scores, "structured")
     counts = _counts(scores)
@@ -57,7 +63,7 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
                     values = drawn(wide, measure.metric, model, method, split)
                     found = estimate(values, measure.statistic)
                     floor, floor_high = (
-                        cell(wide, f"{measure.floor}{end}", model, method, split) if measure.floor else pd.DataFrame()
+                        cell(wide, f"{measure.floor}{end}", model, method, split) if measure.floor else NO_CELL
                         for end in ("", "_high")
                     )
                     rows.append(
@@ -66,7 +72,9 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
                         | {"value": found.estimate, "low": found.low, "high": found.high}
                         | {"floor": estimate(floor, measure.statistic).estimate}
                         | {"floor_high": estimate(floor_high, measure.statistic).estimate}
-                        | columns("excess", difference(values, floor, measure.statistic))
+                        | columns(
+                            "excess", difference(values, floor, measure.statistic) if measure.sampled else UNKNOWN
+                        )
                     )
     if not rows:
         raise CftError(f"the structured scores hold no draws of the splits {', '.join(SPLITS)}")

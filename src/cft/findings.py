@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cft.benchmarks.structured import family_of
+from cft.law_scores import LAW_FLOORS
 from cft.stats import Interval
 from cft.summary import SPLITS, cell, collect, estimate, in_order, ratio, reference, where
 from cft.tables import number, with_interval
@@ -73,13 +75,13 @@ def remarks(scores: pd.DataFrame) -> list[str]:
     found = []
     if models < 3:
         found.append(
-            f"{'One model' if models == 1 else 'Two models'} and a limited training budget: the direction of an effect "
-            "may carry over to larger models and longer training, its size need not."
+            f"{'One model' if models == 1 else 'Two models'}: the direction of an effect may carry over to other "
+            "models and training budgets, its size need not."
         )
     if any(len(in_order(where(scores, model=model)["seed"])) == 1 for model in in_order(scores["model"])):
         found.append(
-            "One training seed: the intervals say how much the families of prompts differ, not how much another "
-            "training run would."
+            "One training seed: the intervals say how much families, their prompts and draws vary, not how much "
+            "another training run would."
         )
     if len(draws):
         found.append(
@@ -90,10 +92,28 @@ def remarks(scores: pd.DataFrame) -> list[str]:
         listed = ", ".join(f"{method} {count}" for method, count in nothing.items())
         found.append(
             f"Prompts without a single valid draw, over all models and seeds: {listed}. The normalised W1 leaves them "
-            "out and so flatters; the W1 on the probability scale counts every invalid draw."
+            "out and says nothing of them; from few valid draws it is noisier, and its floor higher. The W1 on the "
+            "probability scale counts every invalid draw."
         )
     found.append(
         "The support probability and the KLs are exact for the target's strings, not estimated from draws. A correct "
-        "number that is written with other decimals than the target's strings is outside the support."
+        "number that is none of these, as it has other decimals or lies between them, is outside the support."
+        + _floors(scores)
     )
     return found
+
+
+def _floors(scores: pd.DataFrame) -> str:
+    """What perfect answers have on the target's strings, as a sentence; nothing where there is no law."""
+    found: Any = where(scores, benchmark="structured")
+    found = found[found["metric"].isin(LAW_FLOORS)].drop_duplicates(["item", "metric"])
+    if found.empty:
+        return ""
+    families: Any = found.assign(family=found["item"].map(family_of)).groupby(["metric", "family"])["value"].mean()
+    means = families.groupby("metric").mean()
+    support, divergence = (number(float(means[name])) for name in LAW_FLOORS)
+    return (
+        f" Answers that follow the stated distributions exactly, rounded to the strings' decimals, have a support "
+        f"probability of {support} and a sequence KL of {divergence} nats (mean over families), not 1 and 0; a "
+        "model that was trained on the same strings can be better."
+    )

@@ -47,7 +47,7 @@ def plan(
         prompt_id: chat.prompt_tokens(tokenizer, text, chat_settings, instruction)
         for prompt_id, text in zip(prompts["prompt_id"], prompts["prompt"], strict=True)
     }
-    stops = [chat.terminator(tokenizer, chat_settings), tokenizer.eos_token_id]
+    stops = chat.stops(tokenizer, chat_settings)
     return Job(model, adapter, tokenizer, tokens, stops, settings, seed, cache_tokens, vllm)
 
 

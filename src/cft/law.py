@@ -174,7 +174,7 @@ def write_law(
     chat_settings = settings_of(model_folder).chat
     tokens = [chat.prompt_tokens(tokenizer, text, chat_settings) for text in prompts["prompt"]]
     model, facts = load_for_evaluation(model_folder, adapter, tokens[0])
-    end = chat.terminator(tokenizer, chat_settings)
+    ends = chat.stops(tokenizer, chat_settings)
     records = []
     with torch.inference_mode(), Progress("law", len(tokens), "prompts") as progress:
         for prompt_id, prompt in zip(prompts["prompt_id"], tokens, strict=True):
@@ -182,8 +182,8 @@ def write_law(
             if isinstance(settings, StructuredBenchmark):
                 target = for_prompt(registry, prompt_id, settings.decimals, settings.max_bins)
                 rows = rows_within(cache_tokens, prompt)
-                record = on_target(start, tokenizer, end, target, rows, temperature)
-                record |= bounded(start, tokenizer, end, prompt_id, target, registry, settings, rows, temperature)
+                record = on_target(start, tokenizer, ends[0], target, rows, temperature)
+                record |= bounded(start, tokenizer, ends, prompt_id, target, registry, settings, rows, temperature)
             else:
                 record = _first_token(start, temperature)
             records.append({**identity, "prompt_id": prompt_id, **record})

@@ -14,7 +14,7 @@ from scipy import stats
 from cft.resampling import NOTHING, RESAMPLES, SEED_RESAMPLES, UNKNOWN, Drawn, Resampled, combine, resample
 from cft.stats import Interval
 from cft.streams import stream
-from cft.summary import cell, collect, where
+from cft.summary import cell, collect, drawn, where
 
 BASE = "base"
 # The aggregate of tinyBenchmarks: five tasks, GSM8K by its strict extraction.
@@ -35,6 +35,24 @@ def pooled(wide: pd.DataFrame, metric: str, model: str, method: str) -> pd.DataF
     cells = {split: cell(wide, metric, model, method, split) for split in splits}
     cells = {split: part for split, part in cells.items() if not part.empty}
     return pd.concat(cells) if cells else pd.DataFrame()
+
+
+def at_equal_draws(wide: pd.DataFrame, metric: str, model: str, methods: tuple[str, str], split: str) -> list[Drawn]:
+    """`drawn` of a distance between valid draws for two methods, as if each had as few of them as the other has.
+
+    Fewer draws lie further from the target, even where both methods follow it. The noise, as large as METRIC_floor, and
+    a deviation of the law add about as squares do. So the distance d of the method with the lower floor becomes
+    sqrt(d^2 + the other's floor^2 - its own^2): the other's floor where it samples perfectly, d where d is far above.
+    """
+    parts = [drawn(wide, metric, model, method, split) for method in methods]
+    floors = [cell(wide, f"{metric}_floor", model, method, split) for method in methods]
+    if any(floor.empty for floor in floors):
+        return parts  # a method that was not run
+    found = []
+    for part, own, other in zip(parts, floors, floors[::-1], strict=True):
+        more = (other**2).reindex_like(part.found) - (own**2).reindex_like(part.found)
+        found.append(part._replace(found=(part.found**2 + more.clip(lower=0)) ** 0.5))
+    return found
 
 
 def once_for_all_seeds(base: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:

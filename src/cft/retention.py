@@ -111,8 +111,7 @@ def _job(
                 answer = max(answer, *map(len, tokenizer(given, add_special_tokens=False).input_ids))
     # vLLM writes a token even where it only reads.
     asked = SamplingSettings(engine=settings.engine, draws=1, max_new_tokens=answer + 1)
-    stops = [chat.terminator(tokenizer, how), tokenizer.eos_token_id]
-    return Job(model, adapter, tokenizer, prompts, stops, asked, 0, cache_tokens, vllm)
+    return Job(model, adapter, tokenizer, prompts, chat.stops(tokenizer, how), asked, 0, cache_tokens, vllm)
 
 
 def _start(job: Job, how: ChatSettings) -> tuple[Any, dict[str, Any]]:

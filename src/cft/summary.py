@@ -12,6 +12,7 @@ from cft.resampling import Drawn, bootstrap, combine
 from cft.stats import Interval
 
 LEVELS = ("unit", "item", "seed")
+NO_CELL = pd.DataFrame(index=pd.Index([], name="unit"))
 SPLITS = {"unseen_params": "unseen parameters", "unseen_families": "unseen families"}
 
 
@@ -51,14 +52,14 @@ def collect(scores: pd.DataFrame, benchmark: str) -> pd.DataFrame:
 
 def cell(wide: pd.DataFrame, metric: str, model: str, method: str, split: str | None = None) -> pd.DataFrame:
     """[units x seeds], or [(unit, item) x seeds], of one metric of a collected benchmark; all splits together when
-    `split` is None."""
+    `split` is None, and nothing (NO_CELL) where it was not measured."""
     if metric not in wide:
-        return pd.DataFrame()
+        return NO_CELL
     keys = {"model": model, "method": method} | ({} if split is None else {"split": split})
     try:
         rows = wide[metric].xs(tuple(keys.values()), level=list(keys))
     except KeyError:
-        return pd.DataFrame()
+        return NO_CELL
     means: Any = rows.groupby([name for name in rows.index.names if name in LEVELS], sort=False).mean()
     return means.unstack("seed")
 

@@ -1,6 +1,7 @@
 """A distribution as a finite target: value strings and their probabilities (paper section 2)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,3 +110,26 @@ def format_ticks(ticks: np.ndarray, decimals: int) -> list[str]:
         return [str(tick) for tick in ticks.tolist()]
     scale = 10**decimals
     return [f"{'-' if t < 0 else ''}{abs(t) // scale}.{abs(t) % scale:0{decimals}d}" for t in ticks.tolist()]
+
+
+def lattice_floor(frozen: Any, values: Sequence[str], probabilities: np.ndarray) -> tuple[float, float]:
+    """What answers that follow a SciPy distribution exactly score on a target's strings: their probability, and KL.
+
+    values           [n] strings of one number of decimals, to which the answers are rounded; an integer is itself
+    probabilities    [n] of the target, sum 1
+    The KL is that of the target from the answers over whole strings, in nats; infinite where a string is impossible.
+    Rounded answers fall between the strings of a thinned lattice too, so that the probability is far below 1 there.
+    """
+    points = np.array(values, dtype=float)
+    if isinstance(frozen.dist, rv_discrete):
+        law = frozen.pmf(points)
+    else:
+        half = 0.5 * 10.0 ** -len(values[0].partition(".")[2])
+        below, above = points - half, points + half
+        # Each side by its own tail: far out in the other one, differences of numbers close to 1 would be left.
+        upper = points > frozen.median()
+        law = np.where(upper, frozen.sf(below) - frozen.sf(above), frozen.cdf(above) - frozen.cdf(below))
+    some = probabilities > 0
+    with np.errstate(divide="ignore"):
+        divergence = probabilities[some] * (np.log(probabilities[some]) - np.log(law[some]))
+    return float(law.sum()), float(divergence.sum())

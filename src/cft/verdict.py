@@ -8,13 +8,21 @@ from cft.stats import Interval
 BELOW_0, BELOW_1, ABOVE_0, ABOVE_1 = (-math.inf, 0.0), (-math.inf, 1.0), (0.0, math.inf), (1.0, math.inf)
 
 
+class Found(NamedTuple):
+    """What a claim rests on: an interval, how many models are in it, and how many training seeds each has at least."""
+
+    interval: Interval
+    models: int
+    seeds: int
+
+
 class Claim(NamedTuple):
     """A sentence, what is measured, the open region that the sentence asks for, and what was found (None: not run)."""
 
     claim: str
     measure: str
     region: tuple[float, float]
-    found: Interval | None
+    found: Found | None
 
 
 def verdict(found: Interval | None, region: tuple[float, float]) -> str:

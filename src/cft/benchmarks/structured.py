@@ -9,7 +9,8 @@ Source  arXiv 2605.11845; golden/structured_scores.jsonl for validity, moments a
 
 Odd cases. A text is one decimal number and nothing else; "inf", "1,000", "1_000" and "0x1F" are malformed, digits of
 other scripts are digits. "16.0" and "3." are integers. A number too large for a float is non_finite. The standard
-deviation of the draws divides by n. w1_valid_only is blind to invalid draws, as the paper's is; pit_w1 counts them.
+deviation of the draws divides by n. w1_valid_only is blind to invalid draws, as the paper's is, and its floor is that
+of as many draws as are valid; pit_w1 counts them.
 w1_over_scale divides by target_scale; the paper's own normaliser is not released. In ks, tv and p_fit an invalid draw
 counts as much as a draw can (fit.py). A metric is NaN where it is undefined (no valid draw, a target without variance,
 tv of a continuous target, fewer draws than a test is of), never 0 or infinite.
@@ -29,6 +30,7 @@ from cft.assets import Assets
 from cft.benchmark_settings import StructuredBenchmark
 from cft.benchmarks import jsonable, texts_by, tidy
 from cft.distributions import Family, Registry
+from cft.law_scores import law_scores
 from cft.numbers import read_number
 
 METRICS = (
@@ -44,12 +46,6 @@ METRICS = (
 )  # fmt: skip
 GREATEST = {"valid_rate": 1.0, "pit_w1": stats.INVALID_DISTANCE}  # other distances have no bound
 TESTED_AT = (100, 300, 1000)
-BOUNDED = ("law_valid", "law_invalid", "law_ks", "law_pit_w1", "law_w1", "law_tv", "law_pit_w1_certain")
-LAW_METRICS = (
-    "support_probability", "trie_kl", "sequence_kl", "support_nll", "kl_within_support",
-    *(f"{name}_{side}" for name in BOUNDED for side in ("low", "high")),
-    "law_stray", "law_unresolved", "law_gap", "law_nodes",
-)  # fmt: skip
 SUPPORT_ERRORS = ("non_finite", "below_support", "above_support", "non_integer")
 ELSEWHERE = "elsewhere"
 
@@ -106,7 +102,7 @@ def measure(
 def _distances(values: np.ndarray, invalid: int, frozen: Any, scale: float, seed: list[int]) -> dict[str, float]:
     n, discrete = len(values) + invalid, isinstance(frozen.dist, rv_discrete)
     one, other = (np.random.default_rng(seed) if discrete else None for _ in range(2))
-    w1, floor = stats.w1_quantile(values, frozen), stats.w1_floor(frozen, n)
+    w1, floor = stats.w1_quantile(values, frozen), stats.w1_floor(frozen, len(values))
     ks = fit.ks(values, frozen, invalid, one)
     variation = fit.total_variation(values, frozen, invalid) if discrete else math.nan
     measured = {
@@ -193,7 +189,7 @@ def _measure_all(draws: pd.DataFrame, registry: Registry) -> dict[str, tuple[dic
 
 
 def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> pd.DataFrame:
-    """Tidy scores: METRICS of every prompt in `draws`, LAW_METRICS (nats; a probability) of every prompt in `law`.
+    """Tidy scores: METRICS of every prompt in `draws`, and those of cft.law_scores of every prompt in `law`.
 
     Also tokens_per_draw, the mean of the column tokens, where the draws have it. The split of a prompt outside the
     paper's grids is "elsewhere". Raises CftError for a law of an earlier version.
@@ -212,12 +208,9 @@ def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> 
             for prompt_id, value in values.items()
         ]
     if law is not None:
-        if missing := [metric for metric in LAW_METRICS if metric not in law]:
-            raise CftError(f"the law has no column {missing[0]}: an earlier version made it; delete it and run again")
         rows += [
             (splits.get(prompt_id, ELSEWHERE), prompt_id, metric, value)
-            for prompt_id, *values in law[["prompt_id", *LAW_METRICS]].itertuples(index=False)
-            for metric, value in zip(LAW_METRICS, values, strict=True)
+            for prompt_id, metric, value in law_scores(law, registry)
         ]
     return tidy(rows)
 

@@ -32,6 +32,7 @@ from cft.commands import (
 )
 from cft.commands.look import print_draws
 
+WHOSE = ("model", "method", "seed", "benchmark")
 FOR_BENCHMARK = {"benchmark": "a benchmark", "settings": "--settings", "prompts": "--prompts", "out": "--out",
                  "identity": "--identity", "instructions": "--instructions",
                  "temperature_of": "--temperature-of"}  # fmt: skip
@@ -213,9 +214,14 @@ def score(
     if out is None:
         print(json.dumps(module.summary(frame, registry(distributions)), indent=2))
         return
+    if missing := [name for name in WHOSE if name not in frame]:
+        raise CftError(
+            f"{draws}: no column {missing[0]}; tidy scores say whose they are: give every draw {', '.join(WHOSE)}, "
+            "or leave --out away for a summary"
+        )
     beside = read_table(law, ["prompt_id"]) if law else read_table(irt) if irt else None
     scores = module.score(frame, beside, registry(distributions))
-    for position, column in enumerate(("model", "method", "seed", "benchmark")):
+    for position, column in enumerate(WHOSE):
         scores.insert(position, column, frame[column].iloc[0])
     write_table(scores, out, draws=str(draws), beside=str(law or irt) if law or irt else None)
 

@@ -2,7 +2,9 @@
 
 A module has `make(scores) -> DataFrame`; the configuration says of which benchmarks. In the frame a number and its 95%
 interval are three columns, NAME, NAME_low and NAME_high; readers of the LaTeX and Markdown files see one cell,
-`value [low, high]`. A column's name is its heading. The caption is workflow/report/NAME.rst.
+`value [low, high]`. Where NAME begins with "law" the two are bounds between which the number lies, and NAME is their
+middle; readers see `low to high`. A column's name is its heading; one with the word "p" holds p-values. The caption is
+workflow/report/NAME.rst.
 """
 
 import math
@@ -15,6 +17,7 @@ from cft import parts
 from cft.provenance import replacing
 
 NOTHING = "–"
+LEAST_P = 0.0001
 ACRONYMS = {"kl": "KL", "w1": "W1", "pit": "PIT", "mcq": "MCQ", "nats": "(nats)"}
 
 
@@ -29,7 +32,7 @@ def save(frame: pd.DataFrame, csv_path: Path | str) -> None:
     shown = readable(frame)
     texts = {
         ".csv": frame.to_csv(index=False, float_format="%.6g"),
-        ".tex": shown.to_latex(index=False, escape=True).replace(NOTHING, "--"),
+        ".tex": shown.to_latex(index=False, escape=True).replace(NOTHING, "--").replace("<", "$<$"),
         ".md": _markdown(shown),
     }
     for suffix, text in texts.items():
@@ -44,8 +47,13 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
         if column.endswith(("_low", "_high")) and column.rpartition("_")[0] in frame:
             continue
         interval = [column, f"{column}_low", f"{column}_high"]
-        if interval[1] in frame:
+        if interval[1] in frame and column.startswith("law_"):
+            ends = frame[interval[1:]].itertuples(index=False)
+            shown[heading(column)] = [with_interval(low, low, high, "{1} to {2}") for low, high in ends]
+        elif interval[1] in frame:
             shown[heading(column)] = [with_interval(*row) for row in frame[interval].itertuples(index=False)]
+        elif "p" in column.split("_"):
+            shown[heading(column)] = [p_value(value) for value in frame[column]]
         elif pd.api.types.is_numeric_dtype(frame[column]):
             shown[heading(column)] = [number(value) for value in frame[column]]
         else:
@@ -71,13 +79,18 @@ def number(value: float, decimals: int | None = None) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def with_interval(value: float, low: float, high: float) -> str:
-    """`value [low, high]`, all rounded to two digits of the interval's width."""
+def p_value(value: float) -> str:
+    """A p-value in words of at most four decimals; never 0, which no test gives."""
+    return f"<{LEAST_P}" if value < LEAST_P else number(round(value, 4))
+
+
+def with_interval(value: float, low: float, high: float, form: str = "{} [{}, {}]") -> str:
+    """`value [low, high]`, or these in another form, all rounded to two digits of the interval's width."""
     width = high - low
-    if not math.isfinite(width) or width <= 0:
-        return number(value) if not math.isfinite(width) else f"{number(value)} [{number(low)}, {number(high)}]"
-    decimals = min(max(0, 1 - math.floor(math.log10(width))), 8)
-    return f"{number(value, decimals)} [{number(low, decimals)}, {number(high, decimals)}]"
+    if not math.isfinite(width):
+        return number(value)
+    decimals = min(max(0, 1 - math.floor(math.log10(width))), 8) if width > 0 else None
+    return form.format(*(number(each, decimals) for each in (value, low, high)))
 
 
 def _markdown(shown: pd.DataFrame) -> str:

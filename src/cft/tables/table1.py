@@ -14,8 +14,9 @@ KEYS = ["model", "method", "split"]
 def make(scores: pd.DataFrame) -> pd.DataFrame:
     """A row per model, method and split.
 
-    Per measure its value and interval and, where it has a floor, the floor and the excess over it; then PIT-scale W1 by
-    the law between its bounds, and the tests of fit (NaN where there is no law, or no draws were tested).
+    Per measure its value and interval and, where it has a floor, the floor and (of draws) the excess over it; then
+    PIT-scale W1 by the law between its bounds, and the tests of fit (NaN where there is no law, or no draws were
+    tested).
     """
     found = structured(scores)
     table = pd.DataFrame(found[[*KEYS, "seeds", "prompts", "prompts_without_valid_draw"]])
@@ -25,10 +26,10 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
         table[[name, f"{name}_low", f"{name}_high"]] = rows[["value", "low", "high"]]
         if measure.floor:
             table[f"{name}_floor"] = rows["floor"]
+        if measure.floor and measure.sampled:
             excess = [f"{name}_excess{end}" for end in ("", "_low", "_high")]
             table[excess] = rows[["excess", "excess_low", "excess_high"]]
-    # Rounded, because a p-value of 1e-200 is written out.
-    tests = fits(scores).rename(columns={"least_p": "p_of_the_worst_prompt"}).round(4)
+    tests = fits(scores).rename(columns={"least_p": "p_of_the_worst_prompt"})
     for further in (law_bounds(scores), tests, _not_rejected(scores)):
         table = table.join(further, on=KEYS)
     return table

@@ -1,0 +1,38 @@
+"""From the statistics of each model to what a claim rests on; None where no model has them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cft import paired
+from cft.paired import extreme, over_models
+from cft.resampling import Resampled, interval
+from cft.verdict import Found
+
+BASE, SOFT, HARD = paired.BASE, "soft", "hard"
+TUNED = (SOFT, HARD)
+JOINTLY = "the intervals hold jointly at 95%"
+
+
+def mean(parts: Sequence[Resampled]) -> Found | None:
+    """The mean over models."""
+    return Found(interval(over_models(parts)), *counted(parts)) if parts else None
+
+
+def jointly(choose: Callable[..., Any], parts: Sequence[Resampled]) -> Found | None:
+    """The least or greatest over models (`choose` is np.min or np.max), see `paired.extreme`."""
+    if not parts:
+        return None
+    return Found(extreme(choose, [interval(part, 1 - 0.05 / len(parts)) for part in parts]), *counted(parts))
+
+
+def exp(found: Found | None) -> Found | None:
+    """What was found of logarithms on the original scale."""
+    return found and found._replace(interval=paired.exp(found.interval))
+
+
+def counted(parts: Sequence[Resampled]) -> tuple[int, int]:
+    """How many models have a defined statistic, a part each, and how many seeds the one with fewest has."""
+    seeds = [part.seeds for part in parts if np.isfinite(part.found)]
+    return len(seeds), min(seeds, default=0)
