@@ -5,8 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# How long an example takes says nothing on a machine that does other things too.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 

@@ -147,7 +147,7 @@ def test_a_closing_tag_may_save_what_is_no_number():
 
 
 @given(st.integers(0, 2**32), st.sampled_from(list(TARGETS)), st.sampled_from([0.0, 0.1, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_law_that_the_assumptions_allow_is_inside(seed, target, stray):
     """Random masses and intervals, and then a random law that they allow."""
     generator, frozen = np.random.default_rng(seed), TARGETS[target]

@@ -41,7 +41,7 @@ def test_golden_tries(families, golden_rows):
 values_strategy = st.lists(st.from_regex(r"\A-?[0-9]{1,3}(\.[0-9]{1,3})?\Z"), min_size=1, max_size=25, unique=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values_strategy, st.integers(1, 3), st.randoms(use_true_random=False))
 def test_laws_by_brute_force(values, digits, random):
     tokenize, _ = toy_tokenizer(digits)
