@@ -60,12 +60,19 @@ def target(
 
 
 @app.command()
-def check(config: Path) -> None:
-    """Check an experiment's configuration file."""
+def check(
+    configs: Annotated[list[Path], typer.Argument(help="a configuration file; of several, later ones change earlier")],
+) -> None:
+    """Check an experiment: every key, its table of families, the modules of what it runs and shows."""
     from cft.config import load
+    from cft.foresee import notes
 
-    experiment = load(config)
-    print(f"{config}: {len(experiment.models)} models, {len(experiment.methods)} methods; every key is valid")
+    experiment = load(*configs)
+    found = notes(experiment)
+    name = " ".join(map(str, configs))
+    print(f"{name}: {len(experiment.models)} models, {len(experiment.methods)} methods; every key is valid")
+    for note in found:
+        print(note)
 
 
 @app.command()
