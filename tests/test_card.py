@@ -15,6 +15,7 @@ from command import cft
 from huggingface_hub import ModelCard
 
 from cft import CftError, chat
+from cft.benchmark_settings import Benchmarks, McqBenchmark
 from cft.benchmarks.structured import family_of
 from cft.card import card
 from cft.data import write_data
@@ -200,6 +201,16 @@ def test_what_was_not_measured_is_said(trained, scores):
     some = card(trained("llama"), scores[scores["benchmark"].isin(["structured", "paloma"])], PAPER)
     listed = re.search(r"^Not measured: (.+)\.$", some, re.M)
     assert listed and len(listed[1].split("; ")) == 4 and "PALOMA" not in listed[1] and "NoveltyBench" in listed[1]
+
+
+def test_a_benchmark_of_one_s_own_goes_by_its_name(trained, scores, monkeypatch):
+    class More(Benchmarks):
+        dice: McqBenchmark | None = None
+
+    monkeypatch.setattr("cft.card.Benchmarks", More)
+    assert "\nNot measured: dice.\n" in card(trained("llama"), scores, PAPER)
+    rolled = scores[scores["benchmark"] == "mcq"].assign(benchmark="dice")
+    assert "Not measured" not in card(trained("llama"), pd.concat([scores, rolled]), PAPER)
 
 
 def test_without_scores_of_the_base_model(trained, scores):

@@ -65,7 +65,7 @@ class Sources:
 
 def load(name: str) -> ModuleType:
     """The module of one figure; raises CftError for an unknown name."""
-    return parts.load(__name__, name)
+    return parts.load(__name__, name, ["draw"])
 
 
 def styled(draw: Callable[[Sources], tuple[Figure, pd.DataFrame]]) -> Callable[[Sources], tuple[Figure, pd.DataFrame]]:
