@@ -175,6 +175,12 @@ def test_what_an_experiment_goes_without_is_told():
     assert note.startswith("Without the method base for n: no differences")
 
 
+def test_more_methods_than_figures_can_tell_apart_are_refused_before_they_are_trained():
+    own = {f"own{number:02}": TUNED for number in range(17)}
+    with pytest.raises(CftError, match="no colours for 17 methods"):
+        notes(check(Experiment, smoke(models=MODEL, methods={"base": {"kind": "base"}} | own), "config"))
+
+
 def test_the_table_of_families_is_checked_with_the_experiment(tmp_path):
     table = yaml.safe_load((CONFIG / "distributions.yaml").read_text())
     table["families"]["gaussian"]["unseen_familes"] = table["families"]["gaussian"].pop("unseen_params")
