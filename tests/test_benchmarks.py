@@ -13,8 +13,7 @@ from cft.foresee import notes
 
 def test_unknown_benchmark_lists_the_known_ones():
     assert benchmarks.load("structured") is structured
-    known = "mcq, novelty, open_ended, paloma, structured, tinybenchmarks"
-    with pytest.raises(CftError, match=f"'structure'; known: {known}"):
+    with pytest.raises(CftError, match=r"'structure'; known: .*mcq, novelty, .*structured"):
         benchmarks.load("structure")
 
 

@@ -148,12 +148,12 @@ def test_an_unknown_assumption_is_told(tmp_path):
 
 def test_prompts_are_counted_of_benchmarks_only(monkeypatch):
     values = COSTS.model_dump()
-    values["prompts"]["dice"] = 6
-    with pytest.raises(CftError, match=r"prompts: unknown key dice; it is no benchmark"):
+    values["prompts"]["roulette"] = 6
+    with pytest.raises(CftError, match=r"prompts: unknown key roulette; it is no benchmark"):
         check(Costs, values, "costs.yaml")
 
     class More(Benchmarks):
-        dice: McqBenchmark | None = None
+        roulette: McqBenchmark | None = None
 
     monkeypatch.setattr("cft.costs.Benchmarks", More)
-    assert check(Costs, values, "costs.yaml").model_dump()["prompts"]["dice"] == 6
+    assert check(Costs, values, "costs.yaml").model_dump()["prompts"]["roulette"] == 6
