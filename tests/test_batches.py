@@ -160,6 +160,15 @@ def test_mixed_labels_are_the_weighted_sum_of_both(tiny, families, tmp_path):
     assert float((found["mixed"] - wanted).norm() / wanted.norm()) < 1e-4  # labels are floored at 1e-8
 
 
+def test_labels_that_nobody_knows_are_not_taken_for_laws(tiny, run):
+    method, folder = run
+    data = Batches(
+        folder, load_tokenizer(tiny("llama")), ChatSettings(), method.model_copy(update={"labels": "flat"}), 12
+    )
+    with pytest.raises(AssertionError, match="'flat'"):
+        data[0]
+
+
 def test_logits_are_computed_once_for_each_labelled_prefix(tiny, run):
     method, folder = run
     model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))

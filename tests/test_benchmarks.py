@@ -1,17 +1,30 @@
 """Finding a benchmark, and reading files of draws whoever made them."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from cft import CftError, benchmarks
+from cft import CftError, benchmarks, parts
 from cft.benchmarks import structured
+from cft.config import load
+from cft.foresee import notes
 
 
 def test_unknown_benchmark_lists_the_known_ones():
     assert benchmarks.load("structured") is structured
-    known = "mcq, novelty, open_ended, paloma, structured, tinybenchmarks"
-    with pytest.raises(CftError, match=f"'structure'; known: {known}"):
+    with pytest.raises(CftError, match=r"'structure'; known: .*mcq, novelty, .*structured"):
         benchmarks.load("structure")
+
+
+def test_a_module_that_lacks_a_function_is_named(monkeypatch):
+    for name in parts.names("cft.benchmarks"):
+        assert benchmarks.load(name)
+    monkeypatch.delattr(structured, "summary")
+    with pytest.raises(CftError, match=r"benchmarks/structured\.py has no summary; CONTRIBUTING\.md says what"):
+        benchmarks.load("structured")
+    with pytest.raises(CftError, match=r"has no summary"):
+        notes(load(Path(__file__).parents[1] / "config" / "demo.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from command import cft
 from huggingface_hub import ModelCard
 
 from cft import CftError, chat
+from cft.benchmark_settings import Benchmarks, McqBenchmark
 from cft.benchmarks.structured import family_of
 from cft.card import card
 from cft.data import write_data
@@ -199,10 +200,25 @@ def test_what_was_not_measured_is_said(trained, scores):
     nothing = card(trained("llama"), None, PAPER)
     assert "## Fidelity\n\nNot measured.\n" in nothing
     listed = re.search(r"^Not measured: (.+)\.$", nothing, re.M)
-    assert listed and len(listed[1].split("; ")) == 6
+    assert listed and len(listed[1].split("; ")) == len(Benchmarks.model_fields)
     some = card(trained("llama"), scores[scores["benchmark"].isin(["structured", "paloma"])], PAPER)
     listed = re.search(r"^Not measured: (.+)\.$", some, re.M)
-    assert listed and len(listed[1].split("; ")) == 4 and "PALOMA" not in listed[1] and "NoveltyBench" in listed[1]
+    assert (
+        listed
+        and len(listed[1].split("; ")) == len(Benchmarks.model_fields) - 2
+        and "PALOMA" not in listed[1]
+        and "NoveltyBench" in listed[1]
+    )
+
+
+def test_a_benchmark_of_one_s_own_goes_by_its_name(trained, scores, monkeypatch):
+    class More(Benchmarks):
+        roulette: McqBenchmark | None = None
+
+    monkeypatch.setattr("cft.card.Benchmarks", More)
+    assert "\nNot measured: roulette.\n" in card(trained("llama"), scores, PAPER)
+    rolled = scores[scores["benchmark"] == "mcq"].assign(benchmark="roulette")
+    assert "Not measured" not in card(trained("llama"), pd.concat([scores, rolled]), PAPER)
 
 
 def test_without_scores_of_the_base_model(trained, scores):

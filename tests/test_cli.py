@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -85,8 +86,7 @@ def test_bad_draws(tmp_path):
     assert "line 2 is not valid JSON" in fails("score", "structured", draws)
     draws.write_text('{"prompt_id": "coin(p=0.5)", "text": "1"}\n')
     assert "unknown family 'coin'" in fails("score", "structured", draws)
-    known = "mcq, novelty, open_ended, paloma, structured, tinybenchmarks"
-    assert f"unknown benchmark 'structred'; known: {known}" in fails("score", "structred", draws)
+    assert re.search("unknown benchmark 'structred'; known: .*mcq, .*structured", fails("score", "structred", draws))
     whose = '"prompt_id": "gaussian(mu=3.5,sigma=3.0)", "text": "3"'
     draws.write_text(f'{{{whose}, "method": "base"}}')
     assert "draws.jsonl: no column model; tidy" in fails("score", "structured", draws, "--out", tmp_path / "s.parquet")

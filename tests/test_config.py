@@ -7,8 +7,9 @@ import yaml
 
 from cft import CftError
 from cft.config import Experiment, load, schema
+from cft.foresee import notes
 from cft.method_settings import FinetuneMethod
-from cft.settings import check, setting
+from cft.settings import check, read_yaml, setting
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
@@ -51,8 +52,8 @@ def test_the_paper_is_the_paper():
 def test_arms_that_match_the_budget_of_the_other():
     """Equal optimiser steps and equal values seen: the settings of one method, the labels of the other."""
     paper = load(CONFIG / "paper.yaml").methods
-    methods = yaml.safe_load((CONFIG / "matched.yaml").read_text())["methods"]
-    matched = Experiment.model_validate(smoke(models=MODEL, methods=methods)).methods
+    matched = load(CONFIG / "paper.yaml", CONFIG / "matched.yaml").methods
+    assert list(matched)[: len(paper)] == list(paper)
     for name, budget, labels in [
         ("soft-matched", "hard", "soft"),
         ("hard-matched", "soft", "hard"),
@@ -71,6 +72,7 @@ def smoke(**changes):
 
 
 MODEL = {"m": {"source": "tiny", "architecture": "llama"}}
+TUNED = {"kind": "finetune", "labels": "law", "average": "value", "max_bins": 9, "decimals": 1, "epochs": 1, "draws": 1}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,23 @@ MODEL = {"m": {"source": "tiny", "architecture": "llama"}}
         ({"methods": {"x": {"kind": "finetune", "labels": "law"}}}, r"methods\.x\.finetune\.average: Field required"),
         ({"methods": {"x": {"kind": "tune"}}}, r"methods\.x: Input tag 'tune'"),
         ({"seeds": []}, "seeds: List should have at least 1 item"),
+        ({"seeds": [1, 2, 1]}, "seeds: 1 is there more than once"),
+        ({"seeds": [-1]}, r"seeds\.0: Input should be greater than or equal to 0"),
+        ({"seeds": [True]}, r"seeds\.0: Input should be a valid integer"),
+        ({"seeds": [1.0]}, r"seeds\.0: Input should be a valid integer"),
+        ({"models": {"m": MODEL["m"] | {"seeds": []}}}, r"models\.m\.seeds: List should have at least 1 item"),
+        ({"tables": {"table1": {"scores": ["structured"] * 2}}}, r"table1\.scores: structured is there more than once"),
+        ({"tables": {"table7": {"scores": ["structured"]}}}, r"tables: there is no src/cft/tables/table7\.py; known: "),
+        ({"figures": {"fig7": {"draws": ["mcq"]}}}, r"figures: there is no src/cft/figures/fig7\.py; known: fig1, "),
+        (
+            {"methods": {"base": TUNED}, "models": MODEL},
+            r"methods\.base: `base: \{kind: base\}` is the untouched model",
+        ),
+        ({"methods": {"raw": {"kind": "base"}}, "models": MODEL}, r"methods\.raw: `base: \{kind: base\}`"),
+        (
+            {"methods": {"x": TUNED | {"decimals": 2}}, "models": MODEL},
+            r"methods\.x\.decimals is 2 and benchmarks\.structured\.decimals is 1: the values of the two would not",
+        ),
         (
             {"benchmarks": {"structured": {"draws": 0, "max_new_tokens": 4}}},
             r"draws: Input should be greater than or equal",
@@ -113,6 +132,61 @@ MODEL = {"m": {"source": "tiny", "architecture": "llama"}}
 def test_mistakes_are_named(changes, says):
     with pytest.raises(CftError, match=says):
         check(Experiment, smoke(**changes), "config")
+
+
+def test_other_decimals_than_those_that_are_measured_are_for_what_is_not_measured():
+    methods = {"base": {"kind": "base"}, "x": TUNED | {"decimals": 2}}
+    mcq = {"mcq": smoke()["benchmarks"]["mcq"]}
+    unmeasured = smoke(models={"m": MODEL["m"] | {"benchmarks": ["mcq"]}}, methods=methods)
+    without = smoke(models=MODEL, methods=methods, benchmarks=mcq, tables={}, figures={})
+    for experiment in (unmeasured, without):
+        check(Experiment, experiment, "config")
+
+
+def test_additions_to_the_demo_instead_of_the_paper_are_refused():
+    """What Snakemake makes of `--configfile config/matched.yaml` alone: its default, the demo, with more methods."""
+    with pytest.raises(
+        CftError, match=r"methods\.soft-matched\.decimals is 5 and benchmarks\.structured\.decimals is 2"
+    ):
+        load(CONFIG / "demo.yaml", CONFIG / "matched.yaml")
+    with pytest.raises(CftError, match=r"matched\.yaml: title: Field required; models: Field required"):
+        load(CONFIG / "matched.yaml")
+
+
+def test_a_key_that_is_there_twice_is_an_error(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("title: one\nmodels:\n  m: {source: tiny}\n  n: {source: tiny}\n  m: {source: hub}\n")
+    with pytest.raises(CftError, match=r"c\.yaml: line 5: the key m is there already"):
+        load(file)
+    # A key beside the merge key replaces what is merged, as in all our configurations.
+    file.write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}\n")
+    assert read_yaml(file) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 3, "y": 4}}
+
+
+def test_what_an_experiment_goes_without_is_told():
+    assert notes(check(Experiment, smoke(), "config")) == []
+    shown = {"figures": {"fig2": {"scores": ["structured"]}}}
+    [note] = notes(check(Experiment, smoke(models=MODEL, methods={"x": TUNED}, **shown), "config"))
+    assert note.startswith("Without the method base: no differences")
+    with pytest.raises(CftError, match="figures: fig6 shows changes from the method base, which is not among methods"):
+        notes(check(Experiment, smoke(models=MODEL, methods={"x": TUNED}), "config"))
+    alone = {"m": MODEL["m"], "n": MODEL["m"] | {"methods": ["soft"]}}
+    [note] = notes(check(Experiment, smoke(models=alone), "config"))
+    assert note.startswith("Without the method base for n: no differences")
+
+
+def test_more_methods_than_figures_can_tell_apart_are_refused_before_they_are_trained():
+    own = {f"own{number:02}": TUNED for number in range(17)}
+    with pytest.raises(CftError, match="no colours for 17 methods"):
+        notes(check(Experiment, smoke(models=MODEL, methods={"base": {"kind": "base"}} | own), "config"))
+
+
+def test_the_table_of_families_is_checked_with_the_experiment(tmp_path):
+    table = yaml.safe_load((CONFIG / "distributions.yaml").read_text())
+    table["families"]["gaussian"]["unseen_familes"] = table["families"]["gaussian"].pop("unseen_params")
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
+    with pytest.raises(CftError, match=r"table\.yaml: unknown key families\.gaussian\.unseen_familes"):
+        notes(check(Experiment, smoke(distributions=str(tmp_path / "table.yaml")), "config"))
 
 
 def test_draws_must_fill_groups():

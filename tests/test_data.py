@@ -79,6 +79,11 @@ def test_same_seed_same_bytes_and_neighbours_share_nothing(families, tmp_path):
     assert abs(np.corrcoef(uniform[0, 1:], uniform[1, :-1])[0, 1]) < 4 / np.sqrt(4000)
 
 
+def test_labels_that_nobody_knows_are_not_taken_for_laws(families, tmp_path):
+    with pytest.raises(AssertionError, match="'flat'"):
+        write_data(families, SOFT.model_copy(update={"labels": "flat"}), 11, tmp_path)
+
+
 def test_targets_are_stored_where_labels_are_laws(families, tmp_path):
     write_data(families, method(max_steps=2), 1, tmp_path / "soft")
     write_data(families, method(max_steps=2, labels="draw"), 1, tmp_path / "hard")

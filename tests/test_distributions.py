@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 
 from cft import CftError
-from cft.distributions import SPLITS, Registry, evaluate
+from cft.distributions import SPLITS, Registry, registry
+from cft.family_settings import FamilyTable, evaluate
+from cft.settings import check
 
 
 def test_every_prompt_of_the_paper(families, golden_rows):
@@ -30,7 +32,7 @@ def test_families_match_the_released_table(families, golden):
     assert set(families.families) == set(table["families"])
     for name, row in table["families"].items():
         family = families[name]
-        assert (family.display_name, family.row["kind"], family.row["tier"], family.parameter_names) == (
+        assert (family.display_name, family.row.kind, family.row.tier, family.parameter_names) == (
             row["display_name"], row["kind"], row["tier"], row["prompt_parameters"])  # fmt: skip
 
 
@@ -101,15 +103,69 @@ def test_formulas_are_arithmetic_only():
             evaluate(formula, {"a": 1.0})
 
 
+ROW = {
+    "display_name": "Half Normal", "kind": "continuous", "prompt": ["scale"], "scipy": "halfnorm(scale=scale)",
+    "requires": ["scale > 0"], "grid": ["scale"],
+    "train": {"max_specs": 3, "scale": {"range": [1, 8], "points": 4, "spacing": "log"}},
+}  # fmt: skip
+
+
+def table_of(**changes):
+    row = {key: value for key, value in {**ROW, **changes}.items() if value is not None}
+    return {"quantiles": [0.001, 0.999], "families": {"half": row}}
+
+
 def test_a_new_family_is_one_row():
-    row = {
-        "display_name": "Half Normal", "kind": "continuous", "prompt": ["scale"], "scipy": "halfnorm(scale=scale)",
-        "requires": ["scale > 0"], "grid": ["scale"],
-        "train": {"max_specs": 3, "scale": {"range": [1, 8], "points": 4, "spacing": "log"}},
-    }  # fmt: skip
-    table = Registry({"quantiles": [0.001, 0.999], "families": {"half": row}})
+    table = Registry(check(FamilyTable, table_of(), "table"))
     assert [p.parameters["scale"] for p in table.select("train")] == pytest.approx([1, 2, 8])
     assert table.prompts[0].text.startswith("Generate exactly ONE random number from a Half Normal distribution with ")
+
+
+def scale(**axis):
+    return {"train": {"max_specs": 3, "scale": axis}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        # These gave wrong results without a word: a linear grid, a split without prompts, a law of another kind.
+        (scale(range=[1, 8], points=4, spacing="logspace"), r"scale\.spacing: Input should be 'linear' or 'log'"),
+        ({"unseen_familes": {"max_specs": 1, "scale": {"values": [1]}}}, r"unknown key families\.half\.unseen_familes"),
+        ({"kind": "Discrete"}, r"half\.kind: Input should be 'continuous' or 'discrete'"),
+        ({"kind": "discrete"}, r"families\.half: kind: scipy\.stats\.halfnorm is continuous"),
+        ({"scipy": "poisson(mu=scale)"}, r"families\.half: kind: scipy\.stats\.poisson is discrete"),
+        ({"selected": [{"scale": 2}]}, r"half: selected: these prompts are held out"),
+        ({"train": None}, r"half: it needs a grid: train, unseen_params, unseen_families"),
+        (scale(values=[1, -1]), r"half: train: scale=-1\.0 is out of range, must have scale > 0"),
+        (scale(values=[1, -1]) | {"requires": []}, r"half: train: scale=-1\.0 is not a distribution of scipy"),
+        # These failed later, or not in words of the table.
+        ({"requires": None}, r"families\.half\.requires: Field required"),
+        ({"requires": "scale > 0"}, r"half\.requires: Input should be a valid list"),
+        ({"requires": ["scale >"]}, r"half: formula 'scale >' is not arithmetic"),
+        ({"requires": ["sigma > 0"]}, r"half: formula 'sigma > 0': name 'sigma' is not defined"),
+        ({"scipy": "halfnormal(scale=scale)"}, r"half: kind: scipy\.stats\.halfnormal is no distribution"),
+        ({"scipy": "halfnorm(size=scale)"}, r"half: scipy: 'halfnorm\(size=scale\)': .*size"),
+        ({"scipy": "halfnorm(scale)"}, r"half\.scipy: 'halfnorm\(scale\)' is not of the form name\(argument=formula"),
+        ({"scipy": "halfnorm"}, r"half\.scipy: 'halfnorm' is not of the form"),
+        (scale(range=[1, 8]), r"half\.train\.scale: an axis is \{values"),
+        (scale(values=[1], points=2), r"half\.train\.scale: an axis is \{values"),
+        (scale(range=[0, 8], points=3, spacing="log"), r"half\.train\.scale: a range with spacing log must be above 0"),
+        ({"grid": ["scale", "loc"]}, r"half: train: its axes are not those of grid, scale, loc"),
+        ({"prompt": ["scale", "loc"]}, r"half: prompt: loc is neither in grid nor in derived"),
+        ({"prompt": ["root"], "derived": {"root": "(0 - scale) ** 0.5"}}, r"half: derived\.root: .* is not a number"),
+        ({"prompt": ["over"], "derived": {"over": "1 / (scale - 1)"}}, r"'1 / \(scale - 1\)': .*division by zero"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_the_table_are_named(changes, says):
+    with pytest.raises(CftError, match=says):
+        check(FamilyTable, table_of(**changes), "table.yaml")
+
+
+def test_a_table_that_is_read_is_checked(tmp_path):
+    file = tmp_path / "families.yaml"
+    file.write_text(json.dumps(table_of() | {"quantiles": [0.999, 0.001]}))
+    with pytest.raises(CftError, match=r"families\.yaml: quantiles: give two numbers between 0 and 1, the lower first"):
+        registry(file)
 
 
 def test_every_prompt_is_recognised(families):

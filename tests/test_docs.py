@@ -84,7 +84,7 @@ def test_the_map_has_every_claim_of_ours():
         assert any(re.match(each.replace("METHOD", "(soft|hard)"), claim) for claim in every), each
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_links_and_paths_lead_somewhere(page):
     text = page.read_text()
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):

@@ -12,10 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cft import CftError
 from cft.batches import batch_loss
+from cft.benchmark_settings import Benchmarks, McqBenchmark
 from cft.benchmarks import novelty, open_ended
-from cft.costs import read_costs
+from cft.costs import Costs, read_costs
 from cft.estimates import Job, forward, perplexity, prompts_of, seconds, steps_and_values
 from cft.memory import MicroBatch
+from cft.settings import check
 from cft.target import make_target
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,3 +144,16 @@ def test_an_unknown_assumption_is_told(tmp_path):
     (tmp_path / "costs.yaml").write_text(json.dumps(values))
     with pytest.raises(CftError, match=r"gpu.tflops: Field required; unknown key gpu.tflop"):
         read_costs(tmp_path / "costs.yaml")
+
+
+def test_prompts_are_counted_of_benchmarks_only(monkeypatch):
+    values = COSTS.model_dump()
+    values["prompts"]["roulette"] = 6
+    with pytest.raises(CftError, match=r"prompts: unknown key roulette; it is no benchmark"):
+        check(Costs, values, "costs.yaml")
+
+    class More(Benchmarks):
+        roulette: McqBenchmark | None = None
+
+    monkeypatch.setattr("cft.costs.Benchmarks", More)
+    assert check(Costs, values, "costs.yaml").model_dump()["prompts"]["roulette"] == 6

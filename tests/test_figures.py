@@ -233,8 +233,12 @@ def test_methods_look_the_same_everywhere_and_differ_from_each_other():
     assert few["soft"] == many["soft"] and few["base"] == many["base"]
     for name in shipped:  # whatever else a figure shows
         assert figures.method_styles([name]) == {name: many[name]}
-    with pytest.raises(CftError, match="no colours for 5 methods"):
-        figures.method_styles(["a", "b", "c", "d", "e"])
+    own = [f"own{number:02}" for number in range(16)]
+    found = figures.method_styles(own)
+    for key in ("marker", "linestyle"):  # points have no line, lines no marker
+        assert len({(style["color"], style[key]) for style in found.values()}) == 16
+    with pytest.raises(CftError, match="no colours for 17 methods"):
+        figures.method_styles([*own, "one more"])
     for key in ("color", "marker"):
         assert len({style[key] for style in many.values()}) == len(many)
 

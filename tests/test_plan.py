@@ -12,7 +12,7 @@ import pytest
 from command import cft
 
 from cft import CftError
-from cft.costs import read_costs
+from cft.costs import Costs, read_costs
 from cft.estimates import Job, seconds
 from cft.plan import Row, parse, plan, planned_jobs, totals
 
@@ -64,6 +64,15 @@ def test_measured_seconds_replace_the_estimate(paper, tmp_path):
     other = job._replace(wildcards=job.wildcards | {"benchmark": "open_ended"}, benchmark="none.tsv")
     (both,) = plan(paper, COSTS, [*jobs, other], tmp_path)
     assert both.basis == "both" and both.gpu_hours > measured.gpu_hours
+
+
+def test_a_benchmark_that_is_not_counted_has_no_estimate(paper, tmp_path):
+    (job,) = [job for job in parse(SAID) if job.rule == "sample"]
+    for part, key in (("prompts", None), ("tokens", "prompt"), ("tokens", "answer")):
+        values = COSTS.model_dump()
+        (values[part] if key is None else values[part][key]).pop("mcq")
+        (row,) = plan(paper, Costs.model_validate(values), [job], tmp_path)
+        assert (row.gpu_hours, row.disk_gb) == (None, None) and row.peak_gpu_gb
 
 
 def test_totals():

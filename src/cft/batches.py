@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -93,19 +93,25 @@ class Batches(torch.utils.data.Dataset):
 
     def _label(self, prompt_id: str, value: str) -> tuple[np.ndarray, Laws]:
         """A value's tokens, terminator included, and the law that labels each of them."""
-        if self.method.labels != "draw":
-            trie, row_of = self._trie(prompt_id)
-            row = row_of[value]
-            tokens, laws = trie.tokens[row, : trie.lengths[row]], trie.laws_along(row)
-            if self.method.labels == "mixed":
+        match self.method.labels:
+            case "law":
+                return self._law(prompt_id, value)
+            case "mixed":
                 weight = self.method.law_weight
-                laws = [
+                tokens, laws = self._law(prompt_id, value)
+                return tokens, [
                     (ids, weight * law + (1 - weight) * (ids == drawn))
                     for drawn, (ids, law) in zip(tokens, laws, strict=True)
                 ]
-            return tokens, laws
-        tokens = np.append(chat.tokenize_values(self.tokenizer, [value])[0], self.terminator)
-        return tokens, [(tokens[i : i + 1], np.ones(1)) for i in range(len(tokens))]
+            case "draw":
+                tokens = np.append(chat.tokenize_values(self.tokenizer, [value])[0], self.terminator)
+                return tokens, [(tokens[i : i + 1], np.ones(1)) for i in range(len(tokens))]
+        assert_never(self.method.labels)
+
+    def _law(self, prompt_id: str, value: str) -> tuple[np.ndarray, Laws]:
+        trie, row_of = self._trie(prompt_id)
+        row = row_of[value]
+        return trie.tokens[row, : trie.lengths[row]], trie.laws_along(row)
 
     def _tokenize_prompt(self, prompt_id: str) -> list[int]:
         return chat.prompt_tokens(self.tokenizer, self.prompts.at[prompt_id, "prompt"], self.chat)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cft.settings import Settings
+from cft.settings import Once, Settings
 
 PALOMA_SLICES = ["wikitext_103", "c4_en", "dolma-v1_5", "mc4", "ptb", "redpajama", "falcon-refinedweb"]
 
@@ -69,7 +69,7 @@ class PalomaBenchmark(Settings):
     data: str = Field(
         default="upstream", description="upstream, generated (a few made-up texts), or a folder SLICE/test/*.jsonl.gz"
     )
-    slices: list[str] = Field(default=PALOMA_SLICES, min_length=1)
+    slices: Annotated[list[str], Once] = Field(default=PALOMA_SLICES, min_length=1)
     context: int = Field(default=2048, ge=2, description="tokens of a window")
     stride: int = Field(default=1024, ge=1, description="tokens from one window to the next")
     limit: int | None = Field(default=None, ge=1, description="only the first documents of each file")

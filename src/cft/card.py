@@ -48,8 +48,11 @@ def card(folder: Path, scores: pd.DataFrame | None, config: Path, licence: str |
     found = None if scores is None else _scores_of(adapter, scores)
     effects = {} if found is None else _effects(adapter, found)
     fidelity = [] if found is None else _fidelity(adapter, found)
-    names = {"structured": FIDELITY} | {name: words for name, (words, _) in EFFECTS.items()}
-    measured = {*effects, *(["structured"] if fidelity else [])}
+    # A benchmark without a table of its own here goes by its name.
+    names = {name: name for name in Benchmarks.model_fields} | {"structured": FIDELITY}
+    names |= {name: words for name, (words, _) in EFFECTS.items()}
+    mine = None if found is None else where(found, method=adapter.method, seed=adapter.seed)
+    measured = set() if mine is None else set(mine["benchmark"])
     licence = licence or base_licence(adapter, config)
     prompts = adapter.prompts
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

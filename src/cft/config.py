@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cft import parts
 from cft.benchmark_settings import Benchmarks
 from cft.method_settings import Method
 from cft.model_settings import Judges, ModelSettings
-from cft.settings import Settings, check, read_yaml
+from cft.settings import Once, Seeds, Settings, check, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Shown = Annotated[list[str], Once]
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 RULES = Literal[
@@ -29,14 +31,14 @@ class Needs(Settings):
 class TableSettings(Settings):
     """What a table reads; tables/NAME.py makes it."""
 
-    scores: list[str] = Field(description="benchmarks")
+    scores: Shown = Field(description="benchmarks")
 
 
 class FigureSettings(Settings):
     """What a figure reads; figures/NAME.py draws it."""
 
-    scores: list[str] = Field(default=[], description="benchmarks whose scores it shows")
-    draws: list[str] = Field(default=[], description="benchmarks whose draws it shows")
+    scores: Shown = Field(default=[], description="benchmarks whose scores it shows")
+    draws: Shown = Field(default=[], description="benchmarks whose draws it shows")
     tokenizer: bool = Field(default=False, description="whether it needs the first model's tokenizer")
 
 
@@ -53,7 +55,7 @@ class Experiment(Settings):
     title: str
     models: dict[Name, ModelSettings] = Field(min_length=1)
     methods: dict[Name, Method] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    seeds: Seeds
     benchmarks: Benchmarks
     tables: dict[Name, TableSettings] = Field(default={})
     figures: dict[Name, FigureSettings] = Field(default={})
@@ -81,6 +83,39 @@ class Experiment(Settings):
             missing = {*shown.scores, *getattr(shown, "draws", ())} - run
             if missing:
                 raise ValueError(f"{name} shows {', '.join(sorted(missing))}, which benchmarks does not run")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_shown_has_a_module(self) -> "Experiment":
+        for key in ("tables", "figures"):
+            known = parts.names(f"cft.{key}")
+            unknown = [name for name in getattr(self, key) if name not in known]
+            if unknown:
+                raise ValueError(f"{key}: there is no src/cft/{key}/{unknown[0]}.py; known: {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _base_is_the_untouched_model(self) -> "Experiment":
+        for name, method in self.methods.items():
+            if (name == "base") != (method.kind == "base"):
+                raise ValueError(
+                    f"methods.{name}: `base: {{kind: base}}` is the untouched model, under no other name: differences "
+                    "and claims look for it"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _values_are_trained_as_they_are_measured(self) -> "Experiment":
+        measured = self.benchmarks.structured
+        for name, method in self.methods.items():
+            decimals = getattr(method, "decimals", None)
+            if measured is None or decimals in (None, measured.decimals):
+                continue
+            if any(self.runs(model, name, "structured") for model in self.models):
+                raise ValueError(
+                    f"methods.{name}.decimals is {decimals} and benchmarks.structured.decimals is {measured.decimals}: "
+                    "the values of the two would not meet; give them the same"
+                )
         return self
 
     @model_validator(mode="after")
@@ -119,9 +154,18 @@ class Experiment(Settings):
         )
 
 
-def load(path: Path | str) -> Experiment:
-    """An experiment's configuration file."""
-    return check(Experiment, read_yaml(path), str(path))
+def load(*paths: Path | str) -> Experiment:
+    """An experiment from its configuration file, or several of which the later change the earlier, as in Snakemake."""
+    values: Any = {}
+    for path in paths:
+        values = _changed(values, read_yaml(path))
+    return check(Experiment, values, " ".join(map(str, paths)))
+
+
+def _changed(values: Any, changes: Any) -> Any:
+    if not isinstance(values, dict) or not isinstance(changes, dict):
+        return changes
+    return values | {key: _changed(values.get(key), change) for key, change in changes.items()}
 
 
 def schema() -> dict[str, Any]:

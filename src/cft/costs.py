@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from cft.benchmark_settings import Benchmarks
 from cft.settings import Settings, check, read_yaml
 
 GB = 1e9
@@ -37,14 +38,23 @@ class Overhead(Part):
 
 
 class Prompts(Part):
+    """How many prompts there are; besides these keys, those of a benchmark under its name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, PositiveInt] = Field(init=False)
+
     train: PositiveInt
     selected: PositiveInt
     all: PositiveInt
-    open_ended: PositiveInt
-    mcq: PositiveInt
-    novelty: PositiveInt
     own: PositiveInt
     families: PositiveInt
+
+    @model_validator(mode="after")
+    def _names_are_of_benchmarks(self) -> "Prompts":
+        unknown = sorted(set(self.__pydantic_extra__) - set(Benchmarks.model_fields))
+        if unknown:
+            raise ValueError(f"unknown key {', '.join(unknown)}; it is no benchmark")
+        return self
 
 
 class Tokens(Part):

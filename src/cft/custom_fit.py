@@ -28,6 +28,7 @@ from cft.models import load_for_evaluation, load_tokenizer, settings_of
 from cft.prefix import Prefixes
 from cft.progress import Progress
 from cft.provenance import replacing, run_facts, write_run
+from cft.settings import read_json
 from cft.train import finetune
 from cft.trie import build_trie
 
@@ -81,7 +82,7 @@ def begin(out: Path, force: bool) -> None:
     """
     run = out / "run.json"
     if run.is_file():
-        if "own_target" not in json.loads(run.read_text()):
+        if "own_target" not in read_json(run):
             raise CftError(f"{out} holds something else than a fit; choose another --out")
         if not force:
             raise CftError(f"{out} holds a finished fit; add --force to replace it, or choose another --out")
@@ -216,7 +217,7 @@ def _is_trained(adapter: Path, model_folder: Path, method: FinetuneMethod, seed:
     if not run.is_file():
         return False
     wanted = {"source": settings_of(model_folder).model_dump(), "method": method.model_dump(), "seed": seed}
-    record = json.loads(run.read_text())
+    record = read_json(run)
     return all(record.get(key) == json.loads(json.dumps(value)) for key, value in wanted.items())
 
 

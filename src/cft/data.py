@@ -108,7 +108,7 @@ def _draw(
     uniform = np.stack([stream(seed, "values", prompt.prompt_id, e).random(method.draws) for e in range(method.epochs)])
     cumulative = np.cumsum(target.probabilities)
     chosen = np.searchsorted(cumulative, uniform[rows["epoch"], rows["draw"]] * cumulative[-1], "right")
-    laws = method.labels != "draw"
+    laws = method.needs_laws
     record = {
         "prompt_id": prompt.prompt_id,
         "prompt": prompt.text,

@@ -1,25 +1,19 @@
 """The distribution families: grids -> splits -> prompts, and each family's SciPy distribution (paper section 2).
 
-config/distributions.yaml holds one row per family. Its formulas are arithmetic on the family's parameters, read
-through `ast` and limited to names, numbers, arithmetic, comparisons and the functions of `FUNCTIONS`.
+config/distributions.yaml holds one row per family, which family_settings.py checks.
 """
 
-import ast
-import itertools
 import math
 import re
 from dataclasses import dataclass
-from decimal import Decimal
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
 from cft import CftError
+from cft.family_settings import SPLITS, FamilySettings, FamilyTable
+from cft.settings import check, read_yaml
 
-SPLITS = ("train", "unseen_params", "unseen_families")
 TEMPLATE = (
     "Generate exactly ONE random number from a {name} distribution with parameters {parameters}. "
     "Output ONLY the number."
@@ -29,57 +23,32 @@ DEFAULT_TABLE = Path(__file__).resolve().parents[2] / "config" / "distributions.
 # A number that no sign of arithmetic, percent or thousands follows: those would make it another number.
 _VALUE = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w|%|[.,]\d|\s*[-+*/^]\s*\d)"
 
-FUNCTIONS = {"exp": math.exp, "round": round, "min": min, "max": max}
-_NODES = (ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare,
-          ast.operator, ast.unaryop, ast.cmpop)  # fmt: skip
-
-
-@cache
-def _compile(formula: str) -> Any:
-    tree = ast.parse(formula, mode="eval")
-    for node in ast.walk(tree):
-        if not isinstance(node, _NODES) or (isinstance(node, ast.Call) and not isinstance(node.func, ast.Name)):
-            raise CftError(f"formula {formula!r}: {type(node).__name__} is not allowed, only arithmetic")
-    return compile(tree, formula, "eval")
-
-
-def evaluate(formula: str, names: dict[str, Any]) -> Any:
-    """The value of an arithmetic formula; raises CftError when it uses a name outside `names` and FUNCTIONS."""
-    # `lambda` is a parameter's name in four families and a Python keyword.
-    renamed = {"lambda_" if name == "lambda" else name: value for name, value in names.items()}
-    try:
-        return eval(_compile(formula), {"__builtins__": {}}, {**FUNCTIONS, **renamed})
-    except NameError as error:
-        raise CftError(f"formula {formula!r}: {error}")
-
 
 @dataclass(frozen=True)
 class Family:
     """One family of distributions, as its row in distributions.yaml says."""
 
     name: str
-    row: dict[str, Any]
+    row: FamilySettings
 
     @property
     def display_name(self) -> str:
-        return self.row["display_name"]
+        return self.row.display_name
 
     @property
     def discrete(self) -> bool:
-        return self.row["kind"] == "discrete"
+        return self.row.kind == "discrete"
 
     @property
     def parameter_names(self) -> list[str]:
         """The parameters that a prompt states, in its order."""
-        return self.row["prompt"]
+        return self.row.prompt
 
     def frozen(self, parameters: dict[str, float]) -> Any:
         """The frozen SciPy distribution. Raises CftError naming what is wrong with the parameters."""
         self.check(parameters)
-        call = self.row["scipy"]
-        name, arguments = call.split("(", 1)
-        shape = evaluate("dict(" + arguments, {**parameters, "dict": dict})
-        frozen = getattr(stats, name)(**shape)
+        law, shape = self.row.shape(parameters)
+        frozen = law(**shape)
         if not math.isfinite(float(frozen.ppf(0.5))):
             raise CftError(f"{self.identifier(parameters)}: not a distribution; check the parameters' ranges")
         return frozen
@@ -94,11 +63,9 @@ class Family:
         for name, value in parameters.items():
             if not math.isfinite(value):
                 raise CftError(f"{self.name}: {name}={value} is not a finite number")
-        for rule in self.row["requires"]:
-            if not evaluate(rule, parameters):
-                raise CftError(
-                    f"{self.identifier(parameters)}: out of range, must have {rule.replace('lambda_', 'lambda')}"
-                )
+        broken = self.row.broken_rule(parameters)
+        if broken is not None:
+            raise CftError(f"{self.identifier(parameters)}: out of range, must have {broken}")
 
     def prompt(self, parameters: dict[str, float]) -> str:
         """The prompt's exact text; values print as Python floats, unrounded."""
@@ -128,34 +95,7 @@ class Family:
 
     def grid(self, key: str) -> list[dict[str, float]]:
         """The parameter settings of one grid (train, unseen_params, unseen_families, selected), in order."""
-        grid = self.row.get(key)
-        if grid is None:
-            return []
-        if isinstance(grid, list):
-            return [self._derive(row) for row in grid]
-        axes = [_axis(grid[name]) for name in self.row["grid"]]
-        rows = [dict(zip(self.row["grid"], values, strict=True)) for values in itertools.product(*axes)]
-        if len(rows) > grid["max_specs"]:
-            rows = [rows[i] for i in np.linspace(0, len(rows) - 1, grid["max_specs"]).astype(int)]
-        return [self._derive(row) for row in rows]
-
-    def _derive(self, axes: dict[str, Any]) -> dict[str, float]:
-        values = {name: float(value) for name, value in axes.items()}
-        for name, formula in self.row.get("derived", {}).items():
-            values[name] = float(evaluate(formula, values))
-        return {name: values[name] for name in self.parameter_names}
-
-
-def _axis(axis: dict[str, Any]) -> list[float]:
-    if "values" in axis:
-        return list(axis["values"])
-    first, last = axis["range"]
-    if axis.get("spacing") != "log":
-        return np.linspace(first, last, axis["points"]).tolist()
-    # NumPy's powers differ in the last digit between processors, and prompts show every digit.
-    ends = [float(Decimal(end).log10()) for end in (first, last)]
-    logarithms = np.linspace(ends[0], ends[1], axis["points"])
-    return [first, *(float(10 ** Decimal(value)) for value in logarithms.tolist()[1:-1]), last][: axis["points"]]
+        return self.row.rows(key)
 
 
 @dataclass(frozen=True)
@@ -174,9 +114,9 @@ class Prompt:
 class Registry:
     """All families of a distributions.yaml."""
 
-    def __init__(self, table: dict[str, Any]):
-        self.families = {name: Family(name, row) for name, row in table["families"].items()}
-        self.quantiles: tuple[float, float] = tuple(table["quantiles"])
+    def __init__(self, table: FamilyTable):
+        self.families = {name: Family(name, row) for name, row in table.families.items()}
+        self.quantiles = table.quantiles
 
     def __getitem__(self, name: str) -> Family:
         if name not in self.families:
@@ -215,7 +155,7 @@ class Registry:
         found: dict[str, Prompt] = {}
         for split in SPLITS:
             for family in self.families.values():
-                if family.row.get(split) is None:
+                if getattr(family.row, split) is None:
                     continue
                 grid = {family.identifier(row): row for row in family.grid(split)}
                 selected = {} if split == "train" else {family.identifier(row): row for row in family.grid("selected")}
@@ -232,7 +172,5 @@ class Registry:
 
 @lru_cache(maxsize=4)
 def registry(path: Path = DEFAULT_TABLE) -> Registry:
-    """The families of a YAML file."""
-    from cft.settings import read_yaml
-
-    return Registry(read_yaml(path))
+    """The families of a YAML file; raises CftError naming the family and key of each mistake."""
+    return Registry(check(FamilyTable, read_yaml(path), str(path)))

@@ -27,9 +27,19 @@ class Job(NamedTuple):
 
 
 def seconds(rule: str, job: Job) -> float | None:
-    """How long a job holds its GPUs; None for a rule that needs none."""
+    """How long a job holds its GPUs; None for a rule that needs none, and for a benchmark that is not counted."""
     work = WORK.get(rule)
-    return None if work is None else work(job)
+    return None if work is None or not counted(job) else work(job)
+
+
+def counted(job: Job) -> bool:
+    """Whether config/costs.yaml has the prompts and tokens of the job's benchmark; true where it has none."""
+    tokens = job.costs.tokens
+    return not job.benchmark or (
+        hasattr(job.costs.prompts, _prompts_key(job))
+        and job.benchmark in tokens.prompt
+        and job.benchmark in tokens.answer
+    )
 
 
 def steps_and_values(prompts: int, method: FinetuneMethod) -> tuple[int, int]:
@@ -84,13 +94,16 @@ def finetune(job: Job) -> float:
     return start(job) + work + passes * shape.layers * costs.overhead.layer_ms / 1e3
 
 
+def _prompts_key(job: Job) -> str:
+    chosen = getattr(job.experiment.benchmarks.chosen()[job.benchmark], "prompts", job.benchmark)
+    return job.benchmark if chosen == "upstream" else chosen
+
+
 def prompts_of(job: Job) -> int:
-    """The prompts of a benchmark that draws texts."""
-    settings = job.experiment.benchmarks.chosen()[job.benchmark]
-    counts, name = job.costs.prompts, job.benchmark
-    chosen = getattr(settings, "prompts", name)
-    count = getattr(counts, name if chosen == "upstream" else chosen)
-    splits = 2 if name == "novelty" and chosen == "upstream" else 1
+    """The prompts of a benchmark that draws texts, and that is `counted`."""
+    settings, key = job.experiment.benchmarks.chosen()[job.benchmark], _prompts_key(job)
+    count = getattr(job.costs.prompts, key)
+    splits = 2 if key == "novelty" else 1
     limit = getattr(settings, "limit", None)
     return count if limit is None else min(count, splits * limit)
 
@@ -134,7 +147,7 @@ def law(job: Job) -> float:
         bounds = forward(job, tokens, passes, tokens, tokens * job.costs.tokens.prompt["structured"])
         max_bins = job.experiment.benchmarks.chosen()["structured"].max_bins
         return start(job) + trie_seconds(job, prompts, max_bins) + bounds
-    return start(job) + forward(job, prompts * job.costs.tokens.prompt["open_ended"], prompts, prompts)
+    return start(job) + forward(job, prompts * job.costs.tokens.prompt[job.benchmark], prompts, prompts)
 
 
 def temperature(job: Job) -> float:

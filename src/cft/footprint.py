@@ -2,7 +2,7 @@
 
 from cft.config import Experiment
 from cft.costs import GB, Costs
-from cft.estimates import Job, answer_tokens, prompts_of
+from cft.estimates import Job, answer_tokens, counted, prompts_of
 from cft.memory import MicroBatch, reading_bytes, sampling_bytes, training_bytes
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import JudgeSettings, ModelSettings
@@ -76,14 +76,16 @@ def peak_bytes(rule: str, job: Job) -> float:
     return sampling_peak(costs, model)
 
 
-def disk_bytes(rule: str, job: Job) -> float:
-    """What stays of a job on disk; files of less than a few MB are left out."""
+def disk_bytes(rule: str, job: Job) -> float | None:
+    """What stays of a job on disk but files of less than a few MB; None where its benchmark is not counted."""
     method = job.experiment.methods.get(job.method)
     if rule == "finetune" and isinstance(method, FinetuneMethod):
         return job.shape.trainable(method.lora.rank, method.lora.targets) * BYTES[adapter_dtype(job.model, method)]
     if rule in ("sample", "judge"):
         job = job._replace(benchmark="novelty") if rule == "judge" else job
         draws = job.experiment.benchmarks.chosen()[job.benchmark].draws
+        if not counted(job):
+            return None
         return prompts_of(job) * draws * answer_tokens(job) * job.costs.tokens.bytes
     if rule == "law" and job.benchmark == "structured":
         return prompts_of(job) * job.experiment.benchmarks.chosen()["structured"].max_bins * job.costs.law.bytes

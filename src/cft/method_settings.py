@@ -1,6 +1,6 @@
 """Settings of methods: nothing, an adapter, other prompts, another temperature."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, assert_never
 
 from pydantic import Field, model_validator
 
@@ -53,6 +53,16 @@ class FinetuneMethod(Settings):
     temperature: float = Field(default=1.0, gt=0, description="tau of the soft loss")
     save_every: int = Field(default=50, ge=1, description="steps between checkpoints")
     lora: LoraSettings = LoraSettings()
+
+    @property
+    def needs_laws(self) -> bool:
+        """Whether labels are made of the target's law, not of the drawn value alone."""
+        match self.labels:
+            case "law" | "mixed":
+                return True
+            case "draw":
+                return False
+        assert_never(self.labels)
 
     @model_validator(mode="after")
     def _groups_fill_batches(self) -> "FinetuneMethod":

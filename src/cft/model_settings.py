@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cft.settings import Settings
+from cft.settings import Seeds, Settings
 from cft.shapes import Shape
 
 ARCHITECTURES = Literal["llama", "qwen3", "gemma3", "gemma3_vision", "gpt_oss", "deberta_v2", "gemma2"]
@@ -102,7 +102,7 @@ class ModelSettings(ModelSource, TrainingSettings):
     window_tokens: int = Field(default=16384, ge=1, description="tokens of perplexity windows in one forward pass")
     vllm: VllmSettings = VllmSettings()
     gpus: int = Field(default=1, ge=0, description="GPUs that a job of this model asks for; 0: it runs on a processor")
-    seeds: list[int] | None = Field(default=None, description="replaces the experiment's seeds for this model")
+    seeds: Seeds | None = Field(default=None, description="replaces the experiment's seeds for this model")
     methods: list[str] | None = Field(default=None, description="the methods it is run with; unset: all")
     benchmarks: list[str] | None = Field(default=None, description="the benchmarks it is measured on; unset: all")
     shape: Shape | None = Field(default=None, description="its sizes, for the plan")

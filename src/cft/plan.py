@@ -118,7 +118,8 @@ def _row(experiment: Experiment, costs: Costs, rule: str, model: str, jobs: list
         lasts = mean(taken) if taken else (seconds(rule, job) if job else None)
         hours.append(0.0 if not gpus else None if lasts is None else len(alike) * gpus * lasts / 3600)
         peaks.append(None if not gpus or job is None else peak_bytes(rule, job) / GB + costs.gpu.reserve_gb)
-        disk.append(None if job is None else len(alike) * disk_bytes(rule, job) / GB)
+        stays = None if job is None else disk_bytes(rule, job)
+        disk.append(None if stays is None else len(alike) * stays / GB)
     source = (experiment.models | judges(experiment)).get(model)
     row = Row(rule, model, len(jobs), _sum(hours), None, 0.0, 0.0, bases.pop() if len(bases) == 1 else "both")
     if rule == "model" and source is not None:

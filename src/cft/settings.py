@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cft import CftError
 
@@ -16,14 +16,52 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _once(items: list[Any]) -> list[Any]:
+    repeated = sorted({item for item in items if items.count(item) > 1})
+    if repeated:
+        raise ValueError(f"{', '.join(map(str, repeated))} is there more than once")
+    return items
+
+
+Once = AfterValidator(_once)  # of a list: what is there twice would be counted twice
+# Strict, as True and 1.0 would be seed 1.
+Seeds = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1), Once]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings have every key once; of two equal ones PyYAML keeps the last without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        found = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in found:
+                    raise CftError(f"{self.name}: line {key.start_mark.line + 1}: the key {key.value} is there already")
+                found.add(key.value)
+        return node
+
+
 def read_yaml(path: Path | str) -> Any:
-    """The content of a YAML file; raises CftError when it is missing or malformed."""
+    """The content of a YAML file; raises CftError when it is missing or malformed, or has a key twice in a mapping."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loader = _UniqueKeys(Path(path).read_text(encoding="utf-8"))
+        loader.name = str(path)
+        return loader.get_single_data()
     except FileNotFoundError:
         raise CftError(f"{path}: no such file")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CftError(f"{path}: not valid YAML: {' '.join(str(error).split())}")
+
+
+def read_json(path: Path | str) -> Any:
+    """The content of a JSON file that a command wrote; raises CftError when it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CftError(f"{path}: no such file")
+    except ValueError:
+        raise CftError(f"{path}: damaged, it is no JSON; delete it and make it again")
 
 
 def check(kind: Any, values: Any, where: str) -> Any:

@@ -6,7 +6,6 @@ not the old record: a log that is newer than its record belongs to a job that is
 told by Snakemake's own logs in .snakemake/log; a run in progress holds locks in .snakemake/locks.
 """
 
-import json
 import os
 import re
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cft import CftError
+from cft.settings import read_json
 
 STATES = ("done", "running", "failed", "stopped", "waiting")
 STARTED = "started"
@@ -174,7 +174,7 @@ def _gpu_seconds(results: Path) -> dict[str, float]:
         ]
         for name in files:
             if name == "run.json" or name.endswith(".run.json"):
-                run = json.loads(Path(folder, name).read_text())
+                run = read_json(Path(folder, name))
                 if seconds := gpu_seconds(run):
                     rule = run["command"][1]
                     found[rule] = found.get(rule, 0) + seconds

@@ -15,7 +15,8 @@ from cft.provenance import read_table
 
 def load(name: str) -> ModuleType:
     """The module of one benchmark; raises CftError listing the known names."""
-    return parts.load(__name__, name)
+    # What PALOMA reads are texts of cft.corpus, not prompts.
+    return parts.load(__name__, name, ["score", "summary"] if name == "paloma" else ["prompts", "score", "summary"])
 
 
 def texts_by(keys: Iterable[Any], texts: Iterable[str]) -> dict[str, list[str]]:

@@ -60,12 +60,25 @@ def target(
 
 
 @app.command()
-def check(config: Path) -> None:
-    """Check an experiment's configuration file."""
+def check(
+    configs: Annotated[list[Path], typer.Argument(help="a configuration file; of several, later ones change earlier")],
+) -> None:
+    """Check an experiment: every key, its table of families, the modules of what it runs and shows."""
+    from importlib.util import find_spec
+
     from cft.config import load
 
-    experiment = load(config)
-    print(f"{config}: {len(experiment.models)} models, {len(experiment.methods)} methods; every key is valid")
+    experiment = load(*configs)
+    if find_spec("matplotlib") and find_spec("scipy"):
+        from cft.foresee import notes
+
+        found = notes(experiment)
+    else:
+        found = ["Only keys were looked at: an environment that plans, as a head node's, has no families and figures."]
+    name = " ".join(map(str, configs))
+    print(f"{name}: {len(experiment.models)} models, {len(experiment.methods)} methods; every key is valid")
+    for note in found:
+        print(note)
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """Sub-commands that show what was measured: tables, figures, the report."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,7 +96,7 @@ def report(
     from cft.provenance import read_table, replacing, write_run
     from cft.ran import describe
     from cft.report import build
-    from cft.settings import setting
+    from cft.settings import read_json, setting
 
     experiment = setting(Experiment, settings)
     shown = {path.stem: path for path in [*(tables or ()), *(figures or ())]}
@@ -108,7 +107,7 @@ def report(
         {path.stem: path for path in tables or ()},
         {path.stem: path for path in figures or ()},
         {name: (captions / f"{name}.rst").read_text(encoding="utf-8") for name in shown},
-        [json.loads(path.read_text()) for path in runs or ()],
+        [read_json(path) for path in runs or ()],
         _together(curves) if curves else measure((), (), registry(distributions)),
         registry(distributions),
     )

@@ -87,4 +87,4 @@ class Engine(Protocol):
 
 def start(job: Job) -> Engine:
     """Load the model into the engine that the settings name."""
-    return parts.load(__name__, job.settings.engine).start(job)
+    return parts.load(__name__, job.settings.engine, ["start"]).start(job)

@@ -1,4 +1,4 @@
-"""Figures: one module per figure. Scores, draws and laws in; a figure and the numbers it shows out.
+"""Figures: one module per figure. Scores and draws in; a figure and the numbers it shows out.
 
 A module has `draw(sources) -> (Figure, DataFrame)`; the frame holds every number that the figure shows. Which sources
 it is given, and of which benchmarks, is said in the configuration.
@@ -31,7 +31,8 @@ KNOWN_METHODS = {
     "verbalised": ("#CC79A7", "v"), "temperature": ("#56B4E9", "P"),
     "soft-matched": ("#003B5C", "<"), "hard-matched": ("#7A3600", ">"), "hybrid": ("#E69F00", "X"),
 }  # fmt: skip
-OTHER_METHODS = [("#7F7F7F", "*"), ("#882255", "p"), ("#44AA99", "d"), ("#999933", "h")]
+OTHER_COLOURS, OTHER_MARKERS = ("#7F7F7F", "#882255", "#44AA99", "#999933"), ("*", "p", "d", "h")
+OTHER_LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 LINES = {"o": (0, (1, 1)), "s": "-", "^": (0, (5, 1.5)), "D": (0, (5, 1, 1, 1)), "v": (0, (3, 1))}
 
 
@@ -41,7 +42,6 @@ class Sources:
 
     scores      model, method, seed, benchmark, split, item, metric, value
     draws       model, method, seed, benchmark, prompt_id, draw, text, tokens, finished
-    laws        model, method, seed, prompt_id, values, target, law, …
     tokenizer   texts -> (the token ids of all of them in one row, the number of each), without special tokens
     decode      token ids -> text
     terminator  token id that ends an answer
@@ -49,7 +49,6 @@ class Sources:
 
     scores: pd.DataFrame | None = None
     draws: pd.DataFrame | None = None
-    laws: pd.DataFrame | None = None
     tokenizer: Callable[[list[str]], Ragged] | None = None
     decode: Callable[[list[int]], str] | None = None
     terminator: int | None = None
@@ -65,7 +64,7 @@ class Sources:
 
 def load(name: str) -> ModuleType:
     """The module of one figure; raises CftError for an unknown name."""
-    return parts.load(__name__, name)
+    return parts.load(__name__, name, ["draw"])
 
 
 def styled(draw: Callable[[Sources], tuple[Figure, pd.DataFrame]]) -> Callable[[Sources], tuple[Figure, pd.DataFrame]]:
@@ -80,15 +79,20 @@ def styled(draw: Callable[[Sources], tuple[Figure, pd.DataFrame]]) -> Callable[[
 
 
 def method_styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and line style of each method: the known ones always the same, others by their sorted names."""
+    """Colour, marker and line style of each method: the known ones always the same, others by their sorted names.
+
+    A colour comes back with another marker and line style. Raises CftError where no pair of them is left.
+    """
     others = sorted(set(methods) - set(KNOWN_METHODS))
-    if len(others) > len(OTHER_METHODS):
+    colours = len(OTHER_COLOURS)
+    if len(others) > colours**2:
         raise CftError(f"no colours for {len(others)} methods of one's own ({', '.join(others)}); add to cft/figures")
-    chosen = KNOWN_METHODS | dict(zip(others, OTHER_METHODS, strict=False))
-    return {
-        name: {"color": color, "marker": marker, "linestyle": LINES.get(marker, "-")}
-        for name, (color, marker) in ((name, chosen[name]) for name in methods)
-    }
+    styles = {name: (*look, LINES.get(look[1], "-")) for name, look in KNOWN_METHODS.items()}
+    for place, name in enumerate(others):
+        turn = place // colours
+        marker = OTHER_MARKERS[(place + turn) % colours]
+        styles[name] = OTHER_COLOURS[place % colours], marker, OTHER_LINES[turn]
+    return {name: dict(zip(("color", "marker", "linestyle"), styles[name], strict=True)) for name in methods}
 
 
 def line(style: dict[str, Any]) -> dict[str, Any]:

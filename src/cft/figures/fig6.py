@@ -17,6 +17,7 @@ from cft.resampling import interval
 from cft.summary import cell, columns, drawn, estimate, in_order
 
 SPLIT = "unseen_families"
+NEEDS_BASE = True  # cft.foresee: without it there is nothing to show
 FEW = 3
 POINT = 2.8  # half a marker's width, in points
 LABEL = (5.0, 7.5)  # width of a digit and height of a label, in points

@@ -23,7 +23,7 @@ ACRONYMS = {"kl": "KL", "w1": "W1", "pit": "PIT", "mcq": "MCQ", "nats": "(nats)"
 
 def load(name: str) -> ModuleType:
     """The module of one table; raises CftError for an unknown name."""
-    return parts.load(__name__, name)
+    return parts.load(__name__, name, ["make"])
 
 
 def save(frame: pd.DataFrame, csv_path: Path | str) -> None:

@@ -1,0 +1,27 @@
+"""What would fail only after hours: an experiment's table of families, the modules of all that it runs and shows."""
+
+from pathlib import Path
+
+from cft import CftError, benchmarks, figures, tables
+from cft.config import Experiment
+from cft.distributions import registry
+
+
+def notes(experiment: Experiment) -> list[str]:
+    """What a valid experiment goes without, a line each; raises CftError for what cannot be run or shown."""
+    registry(Path(experiment.distributions))
+    for name in experiment.benchmarks.chosen():
+        benchmarks.load(name)
+    for name in experiment.tables:
+        tables.load(name)
+    has_base = "base" in experiment.methods
+    for name in experiment.figures:
+        if getattr(figures.load(name), "NEEDS_BASE", False) and not has_base:
+            raise CftError(f"figures: {name} shows changes from the method base, which is not among methods")
+    if experiment.figures:
+        figures.method_styles(list(experiment.methods))
+    alone = [model for model in experiment.models if not (has_base and experiment.runs(model, "base"))]
+    if not alone:
+        return []
+    whose = "" if len(alone) == len(experiment.models) else f" for {', '.join(alone)}"
+    return [f"Without the method base{whose}: no differences from it and no verdicts on claims that compare with it."]
