@@ -22,7 +22,8 @@ rule look:
 
 
 # Made where Snakemake runs, in the image too.
-HERE = {"data", "prompts", "corpora", "irt.run.json", "scores.run.json", "tables", "figures", "claims.run.json"}
+HERE = {"data", "prompts", "corpora", "irt.run.json", "scores.run.json", "tables", "figures", "claims.run.json",
+        "report.run.json"}  # fmt: skip
 DATA = "results/data/soft/seed1/prompts.parquet"
 
 
