@@ -10,6 +10,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from cft import CftError
 from cft.settings import read_yaml
 
 HELD_OUT = ("unseen_params", "unseen_families", "selected")
@@ -26,15 +27,16 @@ def version_of(module: str) -> str:
 
 
 def sources(module: str) -> list[Path]:
-    """The files of a module and of all of ours that it imports, anywhere in it, sorted."""
-    found, waiting = set[Path](), {_file(module)}
-    if None in waiting:
+    """The files of a module and of all of ours that it imports, anywhere in it, with their packages; sorted."""
+    if _file(module) is None:
         raise FileNotFoundError(f"{module}: no such module")
+    found, waiting = set[Path](), {module}
     while waiting:
-        path = waiting.pop()
+        name = waiting.pop()
+        path, package = _file(name), name.rpartition(".")[0]
         if path is not None and path not in found:
             found.add(path)
-            waiting |= {_file(name) for name in _imported(path)}
+            waiting |= _imported(path) | ({package} if package else set())
     return sorted(found)
 
 
@@ -62,11 +64,14 @@ def _imported(path: Path) -> set[str]:
 def families_version(path: Path | str, trained_on: bool = False) -> str:
     """16 hexadecimal digits that stand for the table of distributions, or for what training reads of it.
 
-    Raises CftError when the file is missing or no YAML.
+    What is wrong in a row is told by the commands that read it. Raises CftError when there is no file or no rows in it.
     """
     table = read_yaml(path)
+    families = table.get("families") if isinstance(table, dict) else None
+    if not isinstance(families, dict) or not all(isinstance(row, dict) for row in families.values()):
+        raise CftError(f"{path}: no families; config/distributions.yaml has some")
     if trained_on:
-        rows = {name: row for name, row in table["families"].items() if "train" in row}
+        rows = {name: row for name, row in families.items() if "train" in row}
         kept = {name: {key: row[key] for key in row if key not in HELD_OUT} for name, row in rows.items()}
         table = {**table, "families": kept}
     return sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
