@@ -61,6 +61,7 @@ def _imported(path: Path) -> set[str]:
     return {name for name in names if name.split(".")[0] == "cft"}
 
 
+@cache
 def families_version(path: Path | str, trained_on: bool = False) -> str:
     """16 hexadecimal digits that stand for the table of distributions, or for what training reads of it.
 

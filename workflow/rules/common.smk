@@ -16,9 +16,6 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 try:
     experiment = check(Experiment, config, "configuration")
-    # In place of the table as an input: a family that is added to evaluate on must not train anything again.
-    TRAINED_ON = families_version(experiment.distributions, trained_on=True)
-    FAMILIES = families_version(experiment.distributions)
     IMAGES = images.read(experiment.images)
     # What jobs find around them: binds, caches. Those of the smoke test are the same.
     if workflow.modifier.is_main_snakefile():
@@ -108,7 +105,12 @@ def needs(rule, what):
 
 def families_of_benchmark(wildcards):
     """The version of the table of distributions, for the one benchmark that reads it."""
-    return FAMILIES if wildcards.benchmark in STRUCTURED else ""
+    return families_version(experiment.distributions) if wildcards.benchmark in STRUCTURED else ""
+
+
+def families_trained_on(wildcards):
+    """In place of the table as an input: a family that is added to evaluate on must not train anything again."""
+    return families_version(experiment.distributions, trained_on=True)
 
 
 def adapter_files(wildcards):

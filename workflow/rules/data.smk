@@ -22,7 +22,7 @@ rule data:
         runtime=needs("default", "runtime"),
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
-        families=TRAINED_ON,
+        families=families_trained_on,
         out=subpath(output[0], parent=True),
     shell:
         "cft data --settings {params.settings:q} --seed {wildcards.seed} --distributions {input:q} --out {params.out:q} 2> {log:q}"

@@ -77,7 +77,7 @@ rule temperature:
         runtime=needs("temperature", "runtime"),
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
-        families=TRAINED_ON,
+        families=families_trained_on,
         model=subpath(input.model, parent=True),
     shell:
         "cft temperature --settings {params.settings:q} --distributions {input.families:q} --model {params.model:q} "
