@@ -39,3 +39,16 @@ def test_methods_that_differ_are_described_differently():
     every = {key: text for key, text in ran.describe(both).items() if "training" in key}
     assert len(set(every.values())) == len(every) == 5
     assert every["training, hybrid"].startswith("Soft and hard targets together: law_weight 0.5")
+
+
+def test_fitted_temperatures_are_told_by_model():
+    def law(model, method, seed, temperature):
+        return {"identity": {"model": model, "method": method, "seed": seed}, "temperature": temperature}
+
+    runs = [
+        law("a", "oracle", 1, 1.2345),
+        law("a", "soft", 1, 1.0),
+        law("b", "oracle", 1, 4.0),
+        law("b", "oracle", 2, 4.0),
+    ]
+    assert ran.temperatures([*synthetic.RUNS, *runs]) == {"temperature, oracle": "a 1.23, b 4"}

@@ -59,6 +59,16 @@ def origin(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {label: "; ".join(texts) for label, texts in found.items()}
 
 
+def temperatures(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Each method whose laws were computed at another temperature than 1: label -> that of each model."""
+    found: dict[str, dict[str, str]] = {}
+    for run in runs:
+        if run.get("temperature", 1) != 1:
+            whose = run["identity"]
+            found.setdefault(f"temperature, {whose['method']}", {})[whose["model"]] = f"{run['temperature']:.3g}"
+    return {label: text_of(of) for label, of in found.items()}
+
+
 def _facts(run: Mapping[str, Any]) -> dict[str, str]:
     code, machine, image = run["code"], run["machine"], run.get("container")
     changed = {True: " with uncommitted changes", False: "", None: ""}[code["modified"]]

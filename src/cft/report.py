@@ -14,7 +14,7 @@ from cft.curves import PARTS, Curves, by_prompt, numbers_of
 from cft.distributions import Registry
 from cft.figures import method_styles
 from cft.findings import key_results, remarks
-from cft.ran import origin, steps, text_of
+from cft.ran import origin, steps, temperatures, text_of
 from cft.summary import in_order, reference, where
 from cft.tables import readable
 
@@ -57,7 +57,7 @@ def build(
     prompts, numbers = by_prompt(curves, registry), numbers_of(scores)
     return environment.get_template("report.html.j2").render(
         title=title,
-        settings={label: text_of(value) for label, value in settings.items()},
+        settings={label: text_of(value) for label, value in settings.items()} | temperatures(runs),
         known=known,
         results=key_results(scores) if "structured" in set(scores["benchmark"]) else [],
         remarks=remarks(scores),
