@@ -38,7 +38,7 @@ def test_a_version_is_of_the_code(monkeypatch, tmp_path):
     def version(text):
         (package / "second.py").write_text(text)
         version_of.cache_clear()
-        sources._tree.cache_clear()
+        sources._read.cache_clear()
         return version_of("cft.first")
 
     before = version("number = 1\n")

@@ -23,7 +23,7 @@ def version_of(module: str) -> str:
 
     Comments and layout do not count. Raises FileNotFoundError if there is no such module.
     """
-    return sha256("".join(ast.dump(_tree(path)) for path in sources(module)).encode()).hexdigest()[:16]
+    return sha256("".join(_read(path)[0] for path in sources(module)).encode()).hexdigest()[:16]
 
 
 def sources(module: str) -> list[Path]:
@@ -36,7 +36,7 @@ def sources(module: str) -> list[Path]:
         path, package = _file(name), name.rpartition(".")[0]
         if path is not None and path not in found:
             found.add(path)
-            waiting |= _imported(path) | ({package} if package else set())
+            waiting |= _read(path)[1] | ({package} if package else set())
     return sorted(found)
 
 
@@ -46,19 +46,16 @@ def _file(module: str) -> Path | None:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes())
-
-
-def _imported(path: Path) -> set[str]:
-    """Names that may be our modules: `from cft.text import words` names cft.text and cft.text.words."""
-    names = set[str]()
-    for node in ast.walk(_tree(path)):
+def _read(path: Path) -> tuple[str, frozenset[str]]:
+    """The code of a file without its layout, and names that may be our modules: `from cft.text import words` names
+    cft.text and cft.text.words."""
+    tree, names = ast.parse(path.read_bytes()), set[str]()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in names if name.split(".")[0] == "cft"}
+    return ast.dump(tree), frozenset(name for name in names if name.split(".")[0] == "cft")
 
 
 @cache
