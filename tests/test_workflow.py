@@ -121,9 +121,9 @@ def recorded(checkout, tmp_path_factory):
     done = subprocess.run(words, cwd=checkout, env=ENVIRONMENT | found, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
-    def again(path, addition):
+    def again(path, addition, instead=False):
         before = (checkout / path).read_text()
-        (checkout / path).write_text(before + addition)
+        (checkout / path).write_text(addition if instead else before + addition)
         try:
             said = subprocess.run([*words, "-n"], cwd=checkout, env=ENVIRONMENT | found, capture_output=True, text=True)
         finally:
@@ -147,6 +147,26 @@ def recorded(checkout, tmp_path_factory):
 )
 def test_an_edit_runs_again_what_depends_on_it(recorded, edited, again):
     assert set(recorded(f"src/cft/{edited}", "\nANSWER = 42\n")) == again
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "again"),
+    [
+        ("gap", 0.2, {"law"}),
+        ("nodes", 77, {"law"}),
+        ("draws", 7, {"sample"}),
+        ("top_p", 0.5, {"sample"}),
+        ("max_new_tokens", 6, {"law", "sample"}),
+        ("prompts", "all", {"prompts", "law", "sample"}),
+    ],
+)
+def test_a_setting_of_a_benchmark_runs_again_what_reads_it(recorded, key, value, again):
+    config = little()
+    assert config["benchmarks"]["structured"].get(key) != value
+    config["benchmarks"]["structured"][key] = value
+    jobs = recorded("little.yaml", yaml.safe_dump(config), instead=True)
+    assert {name for name in jobs if name in ("prompts", "law", "sample", "model", "data", "finetune")} == again
+    assert "score" in jobs
 
 
 def test_a_remark_in_the_code_runs_nothing_again(recorded):

@@ -21,15 +21,33 @@ class SamplingSettings(Settings):
         default=[], description="texts that end a draw; the draw ends before them"
     )
 
+    def for_draws(self) -> dict[str, Any]:
+        """What drawing reads: a change of anything else needs no new draws."""
+        return self.model_dump(include=set(SamplingSettings.model_fields))
 
-class StructuredBenchmark(SamplingSettings):
-    """One random number per text; see benchmarks/structured.py."""
+    def for_law(self) -> dict[str, Any]:
+        """What computing the law reads; one draw stands for any number."""
+        return self.model_dump(exclude=set(SamplingSettings.model_fields) - {"max_new_tokens"}) | {"draws": 1}
 
-    prompts: Literal["selected", "all"] = "selected"
+    def for_prompts(self) -> dict[str, Any]:
+        """What choosing prompts reads; the least stands for how they are answered."""
+        others = {*SamplingSettings.model_fields, *LawSettings.model_fields}
+        return self.model_dump(exclude=others) | {"draws": 1, "max_new_tokens": 1}
+
+
+class LawSettings(Settings):
+    """How the law of answers is computed, without draws."""
+
     decimals: int = Field(default=5, ge=0, le=12, description="of the target lattice behind the trie KL")
     max_bins: int = Field(default=1001, ge=2)
     gap: float = Field(default=0.005, gt=0, description="where bounds on the law stop; see bounds.py")
     nodes: int = Field(default=4000, ge=1, description="where they stop at the latest: texts that were continued")
+
+
+class StructuredBenchmark(SamplingSettings, LawSettings):
+    """One random number per text; see benchmarks/structured.py."""
+
+    prompts: Literal["selected", "all"] = "selected"
 
 
 class OpenEndedBenchmark(SamplingSettings):

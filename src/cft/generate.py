@@ -68,7 +68,7 @@ def sample(job: Job, identity: dict[str, Any], out: Path) -> None:
             progress.update(len(draws))
     rows = [{**identity, **journal.done[request.prompt_id, request.draw]} for request in job.requests]
     write_table(
-        pd.DataFrame(rows), out, **engine.facts, sampling=job.settings.model_dump(), seed=job.seed, identity=identity
+        pd.DataFrame(rows), out, **engine.facts, sampling=job.settings.for_draws(), seed=job.seed, identity=identity
     )
     journal.remove()
 
@@ -77,7 +77,7 @@ def _header(job: Job, identity: dict[str, Any]) -> dict[str, Any]:
     """All that draws depend on: a journal under another header is of another job."""
     return {
         **settings_of(job.model).model_dump(),
-        **job.settings.model_dump(),
+        **job.settings.for_draws(),
         **identity,
         "seed": job.seed,
         "vllm": job.vllm.model_dump() if job.settings.engine == "vllm" else None,

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from cft import chat
-from cft.benchmark_settings import OpenEndedBenchmark, StructuredBenchmark
+from cft.benchmark_settings import LawSettings, OpenEndedBenchmark, StructuredBenchmark
 from cft.benchmarks.open_ended import THRESHOLDS, support_size
 from cft.bounded import bounded
 from cft.distributions import Registry
@@ -27,6 +27,8 @@ from cft.progress import Progress
 from cft.provenance import write_table
 from cft.target import Target, for_prompt
 from cft.trie import Level, Trie, build_trie
+
+READ = {*LawSettings.model_fields, "max_new_tokens"}
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def write_law(
                 record = _first_token(start, temperature)
             records.append({**identity, "prompt_id": prompt_id, **record})
             progress.update()
-    facts |= {"benchmark": settings.model_dump(), "identity": identity, "temperature": temperature}
+    facts |= {"benchmark": settings.model_dump(include=READ), "identity": identity, "temperature": temperature}
     write_table(pd.DataFrame(records), out, **facts)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from cft import CftError, images, jobs, slurm
+from cft.benchmark_settings import SamplingSettings
 from cft.config import Experiment, Needs
 from cft.settings import check
 from cft.sources import families_version, version_of
@@ -70,6 +71,12 @@ def image_for(benchmarks):
 def settings(value):
     """Settings as one word of a command line."""
     return json.dumps(value if isinstance(value, dict) else value.model_dump(mode="json"))
+
+
+def settings_of_prompts(wildcards):
+    """Settings of a benchmark that decide which prompts it has."""
+    chosen = BENCHMARKS[wildcards.benchmark]
+    return settings(chosen.for_prompts() if isinstance(chosen, SamplingSettings) else chosen)
 
 
 def identity(wildcards):

@@ -44,7 +44,7 @@ rule prompts:
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),
     params:
-        settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
+        settings=settings_of_prompts,
         families=families_of_benchmark,
         mirror=MIRROR,
     shell:

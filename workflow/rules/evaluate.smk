@@ -30,7 +30,7 @@ rule sample:
         mem_mb=needs("sample", "mem_mb"),
         runtime=needs("sample", "runtime"),
     params:
-        settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
+        settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark].for_draws()),
         identity=identity,
         adapter=adapter_option,
         instructions=option("instructions"),
@@ -68,7 +68,7 @@ rule law:
         mem_mb=needs("law", "mem_mb"),
         runtime=needs("law", "runtime"),
     params:
-        settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark]),
+        settings=lambda wildcards: settings(BENCHMARKS[wildcards.benchmark].for_law()),
         identity=identity,
         adapter=adapter_option,
         temperature=option("temperature", "temperature-of"),
