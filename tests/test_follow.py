@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 
 import pytest
 from rich.console import Console
@@ -61,6 +62,7 @@ def test_a_terminal_shows_a_bar_per_running_job(results, caplog, monkeypatch):
 
 def test_a_log_gets_plain_lines_until_the_run_ends(results, monkeypatch):
     running(results, a="10:00:00 draws 1/4 draws, 1.0/s, 3 s left\n")
+    os.utime(results / "logs/sample/a.log")  # just now
     waited = []
 
     def sleep(seconds):
@@ -75,6 +77,14 @@ def test_a_log_gets_plain_lines_until_the_run_ends(results, monkeypatch):
     follow.watch(results, console=console)
     assert console.file.getvalue() == 2 * "sample/a: 10:00:00 draws 1/4 draws, 1.0/s, 3 s left\n"
     assert waited == [progress.EVERY] * 2
+
+
+def test_a_run_that_was_killed_is_not_waited_for_in_silence(results):
+    running(results, a="10:00:00 draws 1/4 draws, 1.0/s, 3 s left\n")
+    os.utime(results / "logs/sample/a.log", (0, 0))
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    console.print(follow.screen(status(results)))
+    assert "if it was killed, run snakemake --unlock" in console.file.getvalue()
 
 
 def test_a_run_that_ended_is_not_waited_for(results):

@@ -92,7 +92,7 @@ def files_of(folder):
 
 def test_jobs_are_those_of_snakemake_and_nothing_is_left(checkout, tmp_path):
     before = files_of(checkout)
-    jobs = planned_jobs(checkout / "config" / "demo.yaml", checkout)
+    jobs = planned_jobs([checkout / "config" / "demo.yaml"], checkout)
     assert files_of(checkout) == before
     environment = os.environ | {"PATH": f"{CFT.parent}:{os.environ['PATH']}"}
     said = subprocess.run(
@@ -102,10 +102,10 @@ def test_jobs_are_those_of_snakemake_and_nothing_is_left(checkout, tmp_path):
     table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", said.stdout + said.stderr, re.M | re.S)
     assert Counter(job.rule for job in jobs) == {k: int(v) for k, v in re.findall(r"^(\S+) +(\d+)$", table[1], re.M)}
     with pytest.raises(CftError, match="has no Snakefile"):
-        planned_jobs(checkout / "config" / "demo.yaml", tmp_path)
+        planned_jobs([checkout / "config" / "demo.yaml"], tmp_path)
     (checkout / "config" / "wrong.yaml").write_text("title: wrong\nmodels: {}\n")
     with pytest.raises(CftError, match=r"no plan for .*wrong.yaml: .*models"):
-        planned_jobs(checkout / "config" / "wrong.yaml", checkout)
+        planned_jobs([checkout / "config" / "wrong.yaml"], checkout)
 
 
 def test_the_plan_of_the_paper(checkout, tmp_path):
@@ -138,6 +138,14 @@ def test_models_of_the_paper(paper):
     assert "27.43" in large and "33.5" in large and "54.9" in large and "Gemma, gated" in large
     assert paper.models["gemma-3-27b"].revision[:12] in large and "<end_of_turn>" in large
     assert lines[14].endswith("vLLM takes its share of the GPU.") and "80 GB" in lines[14]
+
+
+def test_of_several_configurations_the_later_changes_the_earlier(checkout):
+    files = [checkout / "config" / f"{name}.yaml" for name in ("paper", "matched")]
+    jobs = planned_jobs(files, checkout)
+    assert {"soft", "soft-matched", "hybrid"} <= {job.wildcards.get("method") for job in jobs}
+    done = cft("models", "--configfile", files[0], "--configfile", files[1], cwd=ROOT, check=True)
+    assert done.stdout == cft("models", cwd=ROOT, check=True).stdout
 
 
 def test_a_model_without_a_shape_has_no_estimate():

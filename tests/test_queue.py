@@ -22,6 +22,7 @@ def test_jobs_of_an_earlier_run_are_named(tmp_path, monkeypatch):
         "8|cft_ab|/elsewhere",
         f"9|other|{tmp_path}",
         f"12|cft_c|{tmp_path}",
+        f"13|what | ever|{tmp_path}",
     )
     with pytest.raises(CftError, match=r"2 jobs of an earlier run .* scancel 7 12$"):
         slurm.nothing_left(tmp_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cft import CftError
+from cft.spent import gpu_seconds, recorded, spent, words_of
 from cft.status import duration, last_line, lines, status
 
 CFT = Path(sys.executable).with_name("cft")
@@ -81,7 +82,7 @@ def test_a_record_after_the_log_is_a_job_done(results):
     record(results, "report", seconds="NA")  # what Snakemake writes of a job that ended at once
     found = status(results)
     assert states(found) == {"law/a/seed1": "done", "law/b/seed1": "done", "report": "done"}
-    assert found.seconds == {"law": 6.5, "report": 0} and found.steps is None and not found.locked
+    assert spent(results) == ({"law": 6.5, "report": 0}, {}) and found.steps is None and not found.locked
 
 
 def test_what_snakemake_said_last_counts(results):
@@ -154,6 +155,29 @@ def run(command, seconds, gpus, **facts):
     return json.dumps({"command": ["cft", command, "--out", "x"], "seconds": seconds, "machine": machine, **facts})
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["law", "structured", "--out", "x"], ["law", "structured"]),
+        (["--debug", "law", "structured", "--out", "x"], ["law", "structured"]),
+        (["score", "mcq", "results/samples/x.parquet", "--out", "x"], ["score", "mcq"]),
+        (["--debug"], []),
+    ],
+)
+def test_the_sub_command_of_a_run(words, wanted):
+    described = {"command": ["/bin/cft", *words], "seconds": 10, "machine": {"gpus": [{}, {}]}}
+    assert words_of(described) == wanted
+    assert gpu_seconds(described) == (20 if wanted[:1] == ["law"] else 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("", []), ("s\th:m:s\n", []), ("s\th:m:s\n1.5\t0\nNA\t-\n2\t0\n", [1.5, 2])]
+)
+def test_seconds_in_a_record_of_snakemake(tmp_path, text, wanted):
+    (tmp_path / "job.tsv").write_text(text)
+    assert recorded(tmp_path / "job.tsv") == wanted
+
+
 def test_hours_of_gpus(results):
     """Seconds times GPUs of what computes on them; a score that was made beside a GPU did not use it."""
     log(results, "law/a")
@@ -165,7 +189,7 @@ def test_hours_of_gpus(results):
     write(results / "smoke/laws/b/m/soft/seed1.run.json", run("law", 900, 1, device="cuda:0"))
     record(results / "smoke", "law/a")
     found = status(results)
-    assert found.gpu_seconds == {"finetune": 10_800, "law": 900}
+    assert spent(results)[1] == {"finetune": 10_800, "law": 900}
     table = [line.split() for line in lines(found, results)]
     assert ["law", "0", "1", "0", "s", "0.25"] in table and ["all", "0", "1", "0", "s", "3.25"] in table
 
@@ -245,7 +269,7 @@ def test_a_true_run(tmp_path):
     assert snakemake().returncode == 1
     found = status(tmp_path / "results")
     assert states(found) == {"bad": "failed", "good": "done"}
-    assert 0.1 < found.seconds["good"] < 60 and not found.locked
+    assert 0.1 < spent(tmp_path / "results")[0]["good"] < 60 and not found.locked
     said = cft_status().splitlines()
     assert said[0] == "results: 1 done, 1 failed"
     assert any(line.startswith("    results/logs/bad.log, ") and line.endswith(": cft: no such file") for line in said)

@@ -31,6 +31,12 @@ def test_no_tag_survives_and_stripping_twice_changes_nothing():
         assert strip_thinking(once) == once
 
 
+def test_a_text_of_opening_tags_alone_takes_no_longer_than_its_length():
+    """It would be minutes if each of them looked for its end."""
+    assert strip_thinking("<think>" * 100_000) == ""
+    assert strip_thinking("<think>" * 100_000 + "</think>5") == "5"
+
+
 def test_thinking_flag_of_the_golden_rows(golden):
     rows = [json.loads(line) for line in (golden / "open_ended.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "text" in row]

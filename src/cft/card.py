@@ -20,7 +20,7 @@ from cft.paired import BASE
 from cft.ran import LABELS
 from cft.summary import SPLITS, in_order, where
 from cft.tables import NOTHING, heading, load, number, readable, with_interval
-from cft.trained import Adapter, base_in_words, base_licence, read_adapter, snippet
+from cft.trained import Adapter, base_in_words, read_adapter, snippet
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 # The hub's names of licences, by ours; it calls any other one "other".
@@ -36,12 +36,11 @@ EFFECTS = {
 }
 
 
-def card(folder: Path, scores: pd.DataFrame | None, config: Path, licence: str | None = None) -> str:
+def card(folder: Path, scores: pd.DataFrame | None, licence: str | None = None) -> str:
     """The card as Markdown, with the YAML head that the Hugging Face hub reads.
 
     scores        tidy scores, in which the adapter's model, method and seed are looked up; None: nothing is measured
-    config        an experiment, or a folder of them, that may name the licence of the base model
-    licence       that licence, where it is known
+    licence       of the base model, where it is known
     Raises CftError when `folder` is no adapter of ours, and when the scores hold nothing of it.
     """
     adapter = read_adapter(folder)
@@ -53,7 +52,6 @@ def card(folder: Path, scores: pd.DataFrame | None, config: Path, licence: str |
     names |= {name: words for name, (words, _) in EFFECTS.items()}
     mine = None if found is None else where(found, method=adapter.method, seed=adapter.seed)
     measured = set() if mine is None else set(mine["benchmark"])
-    licence = licence or base_licence(adapter, config)
     prompts = adapter.prompts
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cft.progress import EVERY, read
-from cft.status import STATES, Status, duration, last_line, status
+from cft.status import STATES, Status, duration, last_line, silence, status
 
 LOOK = 2.0  # seconds between two looks at a terminal
 
@@ -25,7 +25,8 @@ def watch(results: Path, planned: Iterable[str] = (), console: Console | None = 
     found = status(results, planned)
     if not console.is_terminal:
         while found.locked:
-            console.print("\n".join(running(found)) or "no job runs", soft_wrap=True, highlight=False, markup=False)
+            told = "\n".join(running(found)) or "no job runs"
+            console.print(told + silence(found), soft_wrap=True, highlight=False, markup=False)
             time.sleep(max(look, EVERY))
             found = status(results, planned)
         return
@@ -56,5 +57,5 @@ def screen(found: Status) -> Group:
         rest = f"{told.done}/{told.total} {told.unit}, {told.rate:g}/s, {duration(told.left)} left {told.note}"
         table.add_row(job.name, bar, rest)
     failed = [Text(f"failed {job.name}: {job.log}", style="red") for job in found.jobs if job.state == "failed"]
-    said = [Text(f"Snakemake: {found.steps[0]}")] if found.steps else []
+    said = [Text(f"Snakemake: {found.steps[0]}{silence(found)}")] if found.steps else []
     return Group(Text(head), *said, table, *failed)

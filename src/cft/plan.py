@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -15,6 +15,7 @@ from cft.config import Experiment
 from cft.costs import GB, Costs
 from cft.estimates import Job, seconds
 from cft.footprint import disk_bytes, download_gb, judges, peak_bytes
+from cft.spent import recorded
 
 NOT_LINKED = {"results", ".snakemake", ".git"}
 BLOCK = re.compile(r"^ *(?:local)?rule (\S+):\n((?: +\w[\w ]*: .*\n)+)", re.M)
@@ -54,15 +55,16 @@ class Row:
     basis: str
 
 
-def planned_jobs(configfile: Path, root: Path) -> list[Planned]:
+def planned_jobs(configfiles: Sequence[Path], root: Path) -> list[Planned]:
     """Every job that Snakemake would run if nothing were there yet; nothing is left behind in `root`.
 
     Raises CftError when `root` is not the repository's root, and with Snakemake's reason when there is no plan.
     """
     if not (root / "Snakefile").is_file():
         raise CftError(f"{root} has no Snakefile; run this in the root of the repository")
-    if not configfile.is_file():
-        raise CftError(f"{configfile}: no such file")
+    for file in configfiles:
+        if not file.is_file():
+            raise CftError(f"{file}: no such file")
     with tempfile.TemporaryDirectory() as folder:
         for path in root.iterdir():
             if path.name not in NOT_LINKED:
@@ -70,14 +72,21 @@ def planned_jobs(configfile: Path, root: Path) -> list[Planned]:
         command = [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--nolock", "--cores", "1"]
         profiles = ["--profile", "none", "--workflow-profile", "none"]  # where jobs would run does not matter here
         done = subprocess.run(
-            [*command, *profiles, "--directory", folder, "--configfile", str(configfile.resolve())],
+            [
+                *command,
+                *profiles,
+                "--directory",
+                folder,
+                "--configfile",
+                *(str(file.resolve()) for file in configfiles),
+            ],
             cwd=folder,
             capture_output=True,
             text=True,
         )
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise CftError(f"Snakemake has no plan for {configfile}: {' '.join(said[-2:])}")
+        raise CftError(f"Snakemake has no plan for {' '.join(map(str, configfiles))}: {' '.join(said[-2:])}")
     return parse(done.stdout)
 
 
@@ -145,8 +154,7 @@ def _measured(root: Path, benchmark: str | None) -> float | None:
     """Seconds in a benchmark file of Snakemake's; None where there is none, or the job was too short for it."""
     if benchmark is None or not (root / benchmark).is_file():
         return None
-    names, *rows = [line.split("\t") for line in (root / benchmark).read_text().splitlines()]
-    found = [float(row[names.index("s")]) for row in rows if row[names.index("s")] not in ("NA", "-")]
+    found = recorded(root / benchmark)
     return mean(found) if found else None
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from cft.benchmark_settings import SamplingSettings
 from cft.config import Experiment
-from cft.status import gpu_seconds
+from cft.spent import gpu_seconds, words_of
 
 LABELS = {"law": "Soft targets (the law of the next token)", "draw": "Hard targets (the drawn token)",
           "mixed": "Soft and hard targets together"}  # fmt: skip
@@ -20,7 +20,12 @@ def steps(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if not runs:
         return []
     frame = pd.DataFrame(
-        {"step": _step(run), "start": run["started"], "seconds": run["seconds"], "gpu": gpu_seconds(run)}
+        {
+            "step": " ".join(words_of(run)) or "unknown",
+            "start": run["started"],
+            "seconds": run["seconds"],
+            "gpu": gpu_seconds(run),
+        }
         | {"resumed": bool(run.get("resumed_from"))}
         for run in runs
     )
@@ -36,13 +41,6 @@ def steps(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for step, group in groups
     ]
-
-
-def _step(run: Mapping[str, Any]) -> str:
-    """The sub-command and, where it names one, its benchmark, table or figure: everything before the first option."""
-    words = list(run["command"][1:])
-    first = next((i for i, word in enumerate(words) if word.startswith("-") or "/" in word), len(words))
-    return " ".join(words[:first]) or "unknown"
 
 
 def origin(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a workflow asks Slurm before it starts."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,8 +21,10 @@ def nothing_left(folder: Path, ours_go_there: bool = True) -> None:
     answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%i|%j|%Z"], capture_output=True, text=True)
     if answer.returncode and ours_go_there:
         raise CftError(f"Slurm's queue does not answer: {' '.join(answer.stderr.split())}")
-    lines = [line.strip().split("|") for line in answer.stdout.splitlines()]
-    jobs = [job for job, name, where in lines if name.startswith("cft_") and Path(where).resolve() == folder.resolve()]
+    # The name in between may hold anything: it may be of another program's job.
+    lines = [re.fullmatch(r"(.+?)\|(.*)\|(.*)", line.strip()) for line in answer.stdout.splitlines()]
+    found = [line.groups() for line in lines if line]
+    jobs = [job for job, name, where in found if name.startswith("cft_") and Path(where).resolve() == folder.resolve()]
     if jobs:
         raise CftError(
             f"{len(jobs)} jobs of an earlier run in this folder are still in Slurm's queue; wait until they have "

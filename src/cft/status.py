@@ -9,17 +9,16 @@ told by Snakemake's own logs in .snakemake/log; a run in progress holds locks in
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cft import CftError
-from cft.settings import read_json
+from cft.spent import named, spent
 
 STATES = ("done", "running", "failed", "stopped", "waiting")
 STARTED = "started"
-ON_GPUS = {"finetune", "sample", "law", "judge", "retention", "perplexity", "temperature"}
 # Within a job's lines: its logs, marked where they are those of a failure, and after them the number it ends under.
 EVENT = re.compile(
     r"^ +log: (?P<logs>.+?)(?P<failed> \(check log file\(s\) for error details\))?$"
@@ -45,15 +44,13 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Status:
-    """Jobs by name, and by rule the seconds of finished jobs and the GPU-seconds that their run.json tell of.
+    """Jobs by name, and how far the run is.
 
     steps    what Snakemake said last, such as "67 of 68 steps (99%) done", and in which file; None where it never ran
     locked   whether a run holds locks
     """
 
     jobs: list[Job]
-    seconds: dict[str, float]
-    gpu_seconds: dict[str, float]
     steps: tuple[str, Path] | None
     locked: bool
 
@@ -64,7 +61,7 @@ def status(results: Path, planned: Iterable[str] = ()) -> Status:
     planned    files of a plan in which jobs will record their time: those that have not begun are waiting
     Raises CftError when nothing was run there.
     """
-    logs, records = _files(results / "logs", ".log"), _files(results / "benchmarks", ".tsv")
+    logs, records = named(results / "logs", ".log"), named(results / "benchmarks", ".tsv")
     if not logs and not records:
         raise CftError(f"{results}: neither logs nor benchmarks are in it; nothing was run there")
     absolute = Path(os.path.abspath(results))
@@ -87,15 +84,7 @@ def status(results: Path, planned: Iterable[str] = ()) -> Status:
     names = {benchmark.partition("benchmarks/")[2].removesuffix(".tsv") for benchmark in planned}
     begun = {job.name for job in jobs}
     jobs += [Job(name, "waiting", results / "logs" / f"{name}.log") for name in sorted(names - begun)]
-    seconds: dict[str, float] = {}
-    for name, path in records.items():
-        rule = name.split("/")[0]
-        seconds[rule] = seconds.get(rule, 0) + _recorded(path)
-    return Status(jobs, seconds, _gpu_seconds(results), _steps(root, below), locked)
-
-
-def _files(folder: Path, suffix: str) -> dict[str, Path]:
-    return {path.relative_to(folder).as_posix().removesuffix(suffix): path for path in folder.rglob(f"*{suffix}")}
+    return Status(jobs, _steps(root, below), locked)
 
 
 def _changed(path: Path) -> int:
@@ -156,37 +145,6 @@ def _steps(root: Path, below: str) -> tuple[str, Path] | None:
     return None
 
 
-def _recorded(path: Path) -> float:
-    """Seconds in a record of Snakemake's; 0 where the job was too short for it."""
-    names, *rows = [line.split("\t") for line in path.read_text().splitlines()] or [["s"]]
-    return sum(float(row[names.index("s")]) for row in rows if row[names.index("s")] not in ("NA", "-"))
-
-
-def _gpu_seconds(results: Path) -> dict[str, float]:
-    """By rule: seconds times GPUs of every output whose command computes on a GPU and whose run.json names any."""
-    found: dict[str, float] = {}
-    for folder, folders, files in os.walk(results):
-        # Another workflow's results, such as those of the smoke test; folders without outputs.
-        folders[:] = [
-            name
-            for name in folders
-            if name not in ("logs", "benchmarks", "models", "assets") and not Path(folder, name, "benchmarks").is_dir()
-        ]
-        for name in files:
-            if name == "run.json" or name.endswith(".run.json"):
-                run = read_json(Path(folder, name))
-                if seconds := gpu_seconds(run):
-                    rule = run["command"][1]
-                    found[rule] = found.get(rule, 0) + seconds
-    return found
-
-
-def gpu_seconds(run: Mapping[str, Any]) -> float:
-    """Seconds times GPUs that a run.json tells of; 0 for a command that does not compute on them."""
-    on_gpus = run["command"][1] in ON_GPUS and run.get("device") != "cpu"
-    return len(run["machine"]["gpus"]) * run["seconds"] if on_gpus else 0
-
-
 def last_line(log: Path) -> str:
     """The last line of a log that is not empty; progress overwrites its line with carriage returns."""
     try:
@@ -200,19 +158,20 @@ def last_line(log: Path) -> str:
 
 def lines(found: Status, results: Path, most: int = 10) -> list[str]:
     """The status as text: a line per rule, then at most so many jobs of each state that asks for a look."""
+    seconds, gpu_seconds = spent(results)
     counts = {state: sum(job.state == state for job in found.jobs) for state in STATES}
     shown = [state for state in STATES if counts[state] or state == "done"]
     rules = sorted({job.rule for job in found.jobs})
     width = max(map(len, [*rules, "all"]))
-    head = "".join(f"{state:>9}" for state in shown) + "     time" + ("  GPU-hours" if found.gpu_seconds else "")
+    head = "".join(f"{state:>9}" for state in shown) + "     time" + ("  GPU-hours" if gpu_seconds else "")
     text = [f"{results!s}: " + ", ".join(f"{counts[state]} {state}" for state in shown), f"{'':{width}}{head}"]
     for rule in [*rules, "all"]:
         mine = [job.state for job in found.jobs if rule in (job.rule, "all")]
-        spent, held = (
-            sum(value for key, value in of.items() if rule in (key, "all")) for of in (found.seconds, found.gpu_seconds)
+        time_spent, held = (
+            sum(value for key, value in of.items() if rule in (key, "all")) for of in (seconds, gpu_seconds)
         )
-        numbers = "".join(f"{mine.count(state):>9}" for state in shown) + f"{duration(spent):>9}"
-        text.append(f"{rule:{width}}{numbers}" + (f"{held / 3600:>11.2f}" if found.gpu_seconds else ""))
+        numbers = "".join(f"{mine.count(state):>9}" for state in shown) + f"{duration(time_spent):>9}"
+        text.append(f"{rule:{width}}{numbers}" + (f"{held / 3600:>11.2f}" if gpu_seconds else ""))
     for state in ("failed", "stopped", "running"):
         of_state = sorted((job for job in found.jobs if job.state == state), key=lambda job: -_age(job.log, 0))
         text += [f"{state} {job.name}\n    {job.log}{_when(job.log)}: {last_line(job.log)}" for job in of_state[-most:]]
@@ -220,15 +179,16 @@ def lines(found: Status, results: Path, most: int = 10) -> list[str]:
             text.append(f"    and {len(of_state) - most} more {state}")
     if found.steps:
         said, path = found.steps
-        text.append(f"Snakemake: {said}; {_run(found) if found.locked else 'no run in progress'}; {path}")
+        run = f"a run holds locks{silence(found)}" if found.locked else "no run in progress"
+        text.append(f"Snakemake: {said}; {run}; {path}")
     return text
 
 
-def _run(found: Status) -> str:
+def silence(found: Status) -> str:
     """A run that was killed leaves its locks, as one that waits for a cluster has them: silence may mean either."""
     silent = min((_age(job.log, 0) for job in found.jobs if job.state != "waiting"), default=0)
     long = f", but no log has changed for {duration(silent)}: if it was killed, run snakemake --unlock"
-    return "a run holds locks" + (long if silent > SILENT else "")
+    return long if silent > SILENT else ""
 
 
 def _age(log: Path, missing: float) -> float:

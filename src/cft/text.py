@@ -4,6 +4,7 @@ import re
 
 _CLOSED = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _UNFINISHED = re.compile(r"<think>.*", re.DOTALL | re.IGNORECASE)
+_CLOSING = re.compile("</think>", re.IGNORECASE)
 _TAG = re.compile(r"</?think>", re.IGNORECASE)
 
 
@@ -19,5 +20,7 @@ def strip_thinking(text: str) -> str:
     opening one ends a block that the chat template opened in the prompt: what stands before it is thinking too.
     Source: golden/open_ended.jsonl and golden/mcq.jsonl.
     """
-    without = _UNFINISHED.sub("", _CLOSED.sub("", text))
+    # Up to the last closing tag every opening one is closed; beyond it each would search the whole rest in vain.
+    end = max((tag.end() for tag in _CLOSING.finditer(text)), default=0)
+    without = _UNFINISHED.sub("", _CLOSED.sub("", text[:end]) + text[end:])
     return _TAG.split(without)[-1].strip()

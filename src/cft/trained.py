@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from cft import CftError
-from cft.settings import read_yaml
 
 FILES = ("run.json", "adapter_config.json", "adapter_model.safetensors")
 FACTS = {"command", "source", "method", "seed", "terminator"}
@@ -120,15 +119,6 @@ def base_in_words(adapter: Adapter) -> str:
         "package": f"the model in the Python package `{source['package']}`",
         "tiny": f"a tiny random {source['architecture']} model, made for tests",
     }[source["source"]]
-
-
-def base_licence(adapter: Adapter, config: Path) -> str | None:
-    """The licence of the base model, where a configuration, or one in a folder of them, has a model of its source."""
-    source, files = adapter.run["source"], sorted(config.glob("*.yaml")) if config.is_dir() else [config]
-    models = [model for file in files for model in read_yaml(file).get("models", {}).values()]
-    named = next((key for key in ("repo", "package", "path") if source.get(key)), None)
-    same = [model for model in models if named and model.get(named) == source[named]]
-    return next((model["licence"] for model in same if model.get("licence")), None)
 
 
 def snippet(adapter: Adapter) -> str:

@@ -1,7 +1,7 @@
 # distributions.yaml -> results/data/{method}/seed{seed}/{prompts,examples}.parquet
 #                    -> results/prompts/{benchmark}.parquet
 # upstream files     -> results/prompts, results/instructions/{method}.json, results/corpora/paloma, results/irt.parquet
-MIRROR = f"--mirror {experiment.assets_mirror}" if experiment.assets_mirror else ""
+MIRROR = [f"--mirror={experiment.assets_mirror}"] if experiment.assets_mirror else []
 
 
 rule data:
@@ -49,7 +49,7 @@ rule prompts:
         mirror=MIRROR,
     shell:
         "cft benchmark-prompts {wildcards.benchmark} --settings {params.settings:q} --distributions {input.families:q} "
-        "--assets {input.assets:q} {params.mirror} --out {output:q} 2> {log:q}"
+        "--assets {input.assets:q} {params.mirror:q} --out {output:q} 2> {log:q}"
 
 
 rule instructions:
@@ -70,7 +70,7 @@ rule instructions:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
         mirror=MIRROR,
     shell:
-        "cft instructions --settings {params.settings:q} --assets {input:q} {params.mirror} --out {output:q} 2> {log:q}"
+        "cft instructions --settings {params.settings:q} --assets {input:q} {params.mirror:q} --out {output:q} 2> {log:q}"
 
 
 rule corpus:
@@ -94,7 +94,7 @@ rule corpus:
         mirror=MIRROR,
         out=subpath(output[0], parent=True),
     shell:
-        "cft corpus --settings {params.settings:q} --assets {input:q} {params.mirror} --out {params.out:q} 2> {log:q}"
+        "cft corpus --settings {params.settings:q} --assets {input:q} {params.mirror:q} --out {params.out:q} 2> {log:q}"
 
 
 rule irt:
@@ -115,4 +115,4 @@ rule irt:
         settings=lambda wildcards: settings(BENCHMARKS["tinybenchmarks"]),
         mirror=MIRROR,
     shell:
-        "cft irt --settings {params.settings:q} --assets {input:q} {params.mirror} --out {output:q} 2> {log:q}"
+        "cft irt --settings {params.settings:q} --assets {input:q} {params.mirror:q} --out {output:q} 2> {log:q}"

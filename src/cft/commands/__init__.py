@@ -40,7 +40,7 @@ def upstream(table: Path, mirror: Path | None, cache: Path) -> Any:
     from cft.assets import Assets
     from cft.settings import read_yaml
 
-    return Assets(read_yaml(table), mirror, cache)
+    return Assets(read_yaml(table) or {}, mirror, cache)
 
 
 def use_threads(threads: int) -> None:

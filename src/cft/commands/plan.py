@@ -11,20 +11,22 @@ import typer
 
 from cft.commands import Families, app
 
-ConfigFile = Annotated[Path, typer.Option(help="an experiment's configuration file")]
+ConfigFiles = Annotated[
+    list[Path], typer.Option("--configfile", help="an experiment's; of several the later change it")
+]
 CostTable = Annotated[Path, typer.Option(help="the table of assumptions")]
 Assumptions = Families.with_name("costs.yaml")
-Paper = Path("config/paper.yaml")
+Paper = [Path("config/paper.yaml")]
 
 
 @app.command("models")
-def list_models(configfile: ConfigFile = Paper, costs: CostTable = Assumptions) -> None:
+def list_models(configfiles: ConfigFiles = Paper, costs: CostTable = Assumptions) -> None:
     """Print what the models of an experiment are and need: commits, sizes, licences, memory on a GPU."""
     from cft.config import load
     from cft.costs import read_costs
     from cft.footprint import model_rows, too_large
 
-    experiment, assumed = load(configfile), read_costs(costs)
+    experiment, assumed = load(*configfiles), read_costs(costs)
     heads = ["repository", "commit", "dtype", "parameters (B)", "adapter (M)", "licence", "terminator", "GPUs",
              "micro-batch", "weights (GB)", "training (GB per GPU)", "sampling (GB)"]  # fmt: skip
     rows = [heads, *model_rows(experiment, assumed)]
@@ -40,7 +42,7 @@ def list_models(configfile: ConfigFile = Paper, costs: CostTable = Assumptions) 
 
 @app.command("plan")
 def print_plan(
-    configfile: ConfigFile = Paper,
+    configfiles: ConfigFiles = Paper,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="also write the rows to this file")] = None,
     costs: CostTable = Assumptions,
 ) -> None:
@@ -49,9 +51,9 @@ def print_plan(
     from cft.costs import read_costs
     from cft.plan import Row, plan, planned_jobs, totals
 
-    experiment, assumed = load(configfile), read_costs(costs)
+    experiment, assumed = load(*configfiles), read_costs(costs)
     print("asking Snakemake for its plan; the paper's takes some 20 seconds", file=sys.stderr)
-    rows = plan(experiment, assumed, planned_jobs(configfile, Path.cwd()), Path.cwd())
+    rows = plan(experiment, assumed, planned_jobs(configfiles, Path.cwd()), Path.cwd())
     names = [field.name for field in fields(Row)]
     heads = ["rule", "model", "jobs", "GPU-hours", "peak GPU (GB)", "disk (GB)", "download (GB)", "basis"]
     _print_table([heads, *(_shown(row) for row in rows)], left=[0, 1, 7])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cft.commands import Families, app
+from cft.commands import app
 
 Results = Annotated[Path, typer.Option(help="the folder of results, such as results/smoke")]
 
@@ -14,8 +14,9 @@ Results = Annotated[Path, typer.Option(help="the folder of results, such as resu
 @app.command("status")
 def print_status(
     results: Results = Path("results"),
-    configfile: Annotated[
-        Path | None, typer.Option(help="count what is still waiting by this configuration's plan; some 20 seconds more")
+    configfiles: Annotated[
+        list[Path] | None,
+        typer.Option("--configfile", help="count what is still waiting by its plan; some 20 seconds more"),
     ] = None,
     follow: Annotated[bool, typer.Option(help="watch it until it ends, a line per running job")] = False,
 ) -> None:
@@ -24,11 +25,11 @@ def print_status(
     from cft.status import lines, status
 
     planned = []
-    if configfile is not None:
+    if configfiles:
         from cft.plan import planned_jobs
 
         print("asking Snakemake for its plan; the paper's takes some 20 seconds", file=sys.stderr)
-        planned = [job.benchmark for job in planned_jobs(configfile, Path.cwd()) if job.benchmark]
+        planned = [job.benchmark for job in planned_jobs(configfiles, Path.cwd()) if job.benchmark]
     if follow:
         watch(results, planned)
     print("\n".join(lines(status(results, planned), results)))
@@ -41,16 +42,14 @@ def write_card(
     out: Annotated[
         Path | None, typer.Option(help="file to write; by default README.md in the adapter's folder")
     ] = None,
-    licence: Annotated[
-        str | None, typer.Option(help="of the base model; by default what a configuration in config/ says of it")
-    ] = None,
+    licence: Annotated[str | None, typer.Option(help="of the base model")] = None,
 ) -> None:
     """Write the model card of an adapter, for those who will use it, as Markdown that the Hugging Face hub reads."""
     from cft.card import card
     from cft.provenance import read_table, replacing
 
     measured = read_table(scores, ["model", "method", "seed", "benchmark"]) if scores else None
-    text = card(adapter, measured, Families.parent, licence)
+    text = card(adapter, measured, licence)
     with replacing(out or adapter / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
