@@ -2,21 +2,15 @@
 from snakemake.exceptions import WorkflowError
 
 from cft import CftError
-from cft.config import read_yaml
+from cft.config import check_files, read_yaml
 
-# Snakemake reads these itself, and of two equal keys keeps the last without a word.
 try:
-    for file in workflow.overwrite_configfiles:
-        read_yaml(file)
+    check_files(workflow.overwrite_configfiles, config)
 except CftError as error:
     raise WorkflowError(str(error))
 
 # Not unconditional: Snakemake would merge the file of --configfile into it.
 if "models" not in config:
-    if workflow.overwrite_configfiles:
-        raise WorkflowError(
-            f"{' '.join(map(str, workflow.overwrite_configfiles))}: no models; name first the configuration that it adds to"
-        )
 
     configfile: "config/demo.yaml"
 

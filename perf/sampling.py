@@ -65,10 +65,10 @@ def tree(
     batches  of 64 draws with `generate`, per round
     """
     engine: Any = engines.start(job_of(model, adapter, "transformers", 1))
-    kinds = {"all kinds of": lambda key: True, "discrete": lambda key: registry().parse(key)[0].discrete}
+    kinds = {"": lambda key: True, "discrete ": lambda key: registry().parse(key)[0].discrete}
     rows = []
     for kind, draws, aim in (
-        ("all kinds of", 10, None), ("all kinds of", 100, None), ("all kinds of", 1000, 4), ("discrete", 1000, 20)
+        ("", 10, None), ("", 100, None), ("", 1000, 4), ("discrete ", 1000, 20)
     ):  # fmt: skip
         job = job_of(model, adapter, "transformers", draws)
         keys = [key for key in job.prompts if kinds[kind](key)][::every]
@@ -81,7 +81,7 @@ def tree(
             }.items():
                 found = measured(work)
                 spent[name].append(1000 / found["draws_per_cpu_s"])
-        work = f"{draws:,} draws of each of {len(keys)} {kind} prompts"
+        work = f"{draws:,} draws of each of {len(keys)} {kind}prompts"
         rows.append(compared(work, "s", spent["tree"], spent["generate"], aim))
         print(rows[-1], flush=True)
     title = "1,000 draws with the tree sampler, in seconds of the processor, against `generate` at batch 64"

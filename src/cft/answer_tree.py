@@ -162,7 +162,7 @@ class AnswerTree:
         state, pending = place
         if pending or state not in ("0", "0."):
             return LOOSE, np.nan, np.nan
-        low, high = interval(said.decode(), exponent=False)
+        low, high = interval(said.decode())
         if self.discrete:
             low, high = np.ceil(low - 1e-9), np.floor(high + 1e-9)  # what the parser takes for an integer
         bottom, top = (end + sign * 2e-12 * max(1.0, abs(end)) for end, sign in zip(self.support, (-1, 1), strict=True))

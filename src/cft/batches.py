@@ -1,4 +1,4 @@
-"""The loss of soft and hard targets, and the batches it is computed on (paper section 3).
+"""The loss of soft and hard targets, and the batches it is computed on (arXiv 2605.11845).
 
 A hard target is a law with all mass on the drawn token. Every label row carries its own weight, normalised over the
 whole effective batch, so that the sum over micro-batches is exactly the loss of the batch, however it is cut.

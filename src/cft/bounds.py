@@ -75,6 +75,7 @@ class Bounds:
 
     @property
     def unresolved(self) -> float:
+        """The probability of all answers that are left open."""
         return float(self.mass.sum()) + self.doomed + self.loose
 
     @property

@@ -1,8 +1,8 @@
 """All that differs by model family between a question and the tokens a model sees and ends with.
 
 The prompt's tokens come from the model's own chat template with the generation prompt. The terminator is the token
-that this template writes after an answer, found from the template itself: it is not the tokenizer's eos token in
-every family (paper section 7, item 10).
+that this template writes after an answer, found from the template itself: in some families it is not
+the tokenizer's eos token, which the released code trains on.
 """
 
 from datetime import date

@@ -1,10 +1,11 @@
-"""The claims of the paper (paper.md section 6), each with an estimate, a 95% interval and a verdict.
+"""The claims of the paper (arXiv 2605.11845), each with an estimate, a 95% interval and a verdict.
 
 A verdict follows from the interval alone; see cft.verdict. Intervals come from resampling the units of a benchmark (a
 prompt's draws where it is alone), training seeds, and several models; see cft.resampling and cft.paired.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from cft.resampling import UNKNOWN, Resampled, combine, interval
 from cft.summary import cell, in_order
 from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, Found, criterion, verdict
 
-SOURCE = "paper.md section 6"
+SOURCE = "arXiv 2605.11845"
 NOTHING = Found(UNKNOWN, 0, 0)
 ORDERS_OF_MAGNITUDE = (10.0, 100.0)
 ABOUT = 1.5  # "about" a factor: within this factor of it
@@ -151,18 +152,17 @@ def _novelty(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
 
 def _retention(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     wide = scores_of(scores, "tinybenchmarks", ["correct"])
-    rows = []
-    for task, region in TASKS.items():
-        for method in TUNED:
+    return [_task(wide, models, task, region, method) for task, region in TASKS.items() for method in TUNED]
 
-            def pair(model: str, task: str = task, method: str = method) -> list[pd.DataFrame]:
-                tuned, base = (cell(wide, "correct", model, name, task) for name in (method, BASE))
-                return [tuned, once_for_all_seeds(base, tuned)]
 
-            sentence = f"{method} {'raises' if region == ABOVE_0 else 'lowers'} the score of {task}"
-            measure = f"mean over items, {method} - base, mean over models"
-            rows.append(Claim(sentence, measure, region, mean(each_model(models, mean_difference, pair))))
-    return rows
+def _task(wide: pd.DataFrame, models: list[str], task: str, region: tuple[float, float], method: str) -> Claim:
+    def pair(model: str) -> list[pd.DataFrame]:
+        tuned, base = (cell(wide, "correct", model, name, task) for name in (method, BASE))
+        return [tuned, once_for_all_seeds(base, tuned)]
+
+    sentence = f"{method} {'raises' if region == ABOVE_0 else 'lowers'} the score of {task}"
+    measure = f"mean over items, {method} - base, mean over models"
+    return Claim(sentence, measure, region, mean(each_model(models, mean_difference, pair)))
 
 
 def _perplexity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
@@ -171,10 +171,7 @@ def _perplexity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     found, numbers = {}, []
     for name in slices:
         for method in TUNED:
-
-            def sums(model: str, name: str = name, method: str = method) -> list[pd.DataFrame]:
-                return block_sums(wide, model, method, [name])
-
+            sums = partial(block_sums, wide, method=method, slices=[name])
             parts = each_model(models, log_perplexity_ratio, sums)
             if parts:
                 found[name, method] = over_models(parts)

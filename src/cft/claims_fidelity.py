@@ -16,6 +16,7 @@ from cft.verdict import BELOW_0, BELOW_1, Claim
 PARAMETERS, FAMILIES = SPLITS
 TENFOLD = (5.0, math.inf)
 NEARLY_VALID = 0.95
+WHERE_VALID = f", in families where at least {NEARLY_VALID:.0%} of base's draws are valid"
 W1 = "w1_over_scale"
 EQUAL = "at equal numbers of valid draws"
 
@@ -29,33 +30,40 @@ def _nearly_valid(rates: Any) -> pd.Index:
 
 
 def fidelity(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    """Each tuned method against base on both splits: of all families, then where base is nearly always valid."""
     wide = scores_of(scores, "structured")
-    rows = []
-    for where in ("", f", in families where at least {NEARLY_VALID:.0%} of base's draws are valid"):
-        for split, label in SPLITS.items():
-            for method in TUNED:
+    return [
+        claim
+        for nearly in (False, True)
+        for split in SPLITS
+        for method in TUNED
+        for claim in _gains(wide, models, split, method, nearly)
+    ]
 
-                def chosen(parts: Sequence[Drawn], model: str, split: str = split, near: bool = bool(where)):
-                    rates = cell(wide, "valid_rate", model, BASE, split)
-                    return [part.only(_nearly_valid(rates)) if near else part for part in parts]
 
-                def distances(model: str, split: str = split, pair: tuple[str, str] = (method, BASE), chosen=chosen):
-                    return chosen(at_equal_draws(wide, W1, model, pair, split), model)
+def _gains(wide: pd.DataFrame, models: list[str], split: str, method: str, nearly: bool) -> list[Claim]:
+    def chosen(parts: Sequence[Drawn], model: str) -> list[Drawn]:
+        rates = cell(wide, "valid_rate", model, BASE, split)
+        return [part.only(_nearly_valid(rates)) if nearly else part for part in parts]
 
-                def divergences(model: str, split: str = split, method: str = method, chosen=chosen):
-                    return chosen([drawn(wide, "trie_kl", model, name, split) for name in (BASE, method)], model)
+    def distances(model: str) -> list[Drawn]:
+        return chosen(at_equal_draws(wide, W1, model, (method, BASE), split), model)
 
-                w1 = each_model(models, log_ratio("median"), distances)
-                kl = each_model(models, log_ratio("mean"), divergences)
-                measure = f"family median of normalised W1 {EQUAL}, {method} / base, geometric mean over models"
-                rows.append(Claim(f"{method} cuts normalised W1 on {label}{where}", measure, BELOW_1, exp(mean(w1))))
-                measure = f"family mean of trie KL, base / {method}, geometric mean over models"
-                sentence = f"{method} cuts trie KL about tenfold on {label}{where}"
-                rows.append(Claim(sentence, measure, TENFOLD, exp(mean(kl))))
-    return rows
+    def divergences(model: str) -> list[Drawn]:
+        return chosen([drawn(wide, "trie_kl", model, name, split) for name in (BASE, method)], model)
+
+    where = SPLITS[split] + (WHERE_VALID if nearly else "")
+    w1, kl = each_model(models, log_ratio("median"), distances), each_model(models, log_ratio("mean"), divergences)
+    measure = f"family median of normalised W1 {EQUAL}, {method} / base, geometric mean over models"
+    other = f"family mean of trie KL, base / {method}, geometric mean over models"
+    return [
+        Claim(f"{method} cuts normalised W1 on {where}", measure, BELOW_1, exp(mean(w1))),
+        Claim(f"{method} cuts trie KL about tenfold on {where}", other, TENFOLD, exp(mean(kl))),
+    ]
 
 
 def hard_and_soft(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
+    """The two tuned methods against each other, a split each."""
     wide = scores_of(scores, "structured")
 
     def difference(split: str, methods: tuple[str, str]) -> list[Resampled]:

@@ -1,12 +1,13 @@
 """The YAML files as typed settings: every key is known, every value checked before a job starts."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cft import parts
+from cft import CftError, parts
 from cft.benchmark_settings import Benchmarks
 from cft.method_settings import Method
 from cft.model_settings import Judges, ModelSettings
@@ -142,6 +143,7 @@ class Experiment(Settings):
         return self
 
     def seeds_of(self, model: str) -> list[int]:
+        """Training seeds of a model: its own, or those of all."""
         return self.models[model].seeds or self.seeds
 
     def runs(self, model: str, method: str, benchmark: str | None = None) -> bool:
@@ -166,6 +168,18 @@ def _changed(values: Any, changes: Any) -> Any:
     if not isinstance(values, dict) or not isinstance(changes, dict):
         return changes
     return values | {key: _changed(values.get(key), change) for key, change in changes.items()}
+
+
+def check_files(files: Sequence[Path | str], values: dict[str, Any]) -> None:
+    """Look at the configuration files that Snakemake was given, which it has read itself as `values`.
+
+    Raises CftError for equal keys, of which Snakemake keeps the last without a word, and when they have no models: the
+    demo's would be taken.
+    """
+    for file in files:
+        read_yaml(file)
+    if files and "models" not in values:
+        raise CftError(f"{' '.join(map(str, files))}: no models; name first the configuration that it adds to")
 
 
 def schema() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cft import CftError
 from cft.benchmarks import jsonable, texts_by
 from cft.benchmarks.structured import ELSEWHERE, identify
 from cft.distributions import Registry
-from cft.numbers import read_number
+from cft.numbers import valid_values
 from cft.provenance import read_table
 from cft.stats import curve_points
 from cft.summary import in_order, where
@@ -61,8 +61,7 @@ def drawn_cdf(texts: list[str], prompt_id: str, registry: Registry) -> np.ndarra
     """[points] the share of all texts that are valid answers and at most the point."""
     family, parameters = registry.parse(prompt_id)
     frozen = family.frozen(parameters)
-    numbers = (read_number(text, frozen.support(), family.discrete) for text in texts)
-    values = np.sort([value for value, error in numbers if error is None])
+    values = valid_values(texts, frozen, family.discrete)
     return np.searchsorted(values, curve_points(frozen), "right") / len(texts)
 
 

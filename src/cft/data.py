@@ -1,4 +1,4 @@
-"""The ordered training examples of a (method, seed): strings only, no tokenizer, no torch (paper section 3).
+"""The ordered training examples of a (method, seed): strings only, no tokenizer, no torch (arXiv 2605.11845).
 
 All randomness of training but dropout is decided here. `prompts.parquet` has a row per prompt that is trained on,
 with its target where labels are laws; `examples.parquet` has a row per drawn value, in training order.

@@ -1,4 +1,4 @@
-"""The distribution families: grids -> splits -> prompts, and each family's SciPy distribution (paper section 2).
+"""The distribution families: grids -> splits -> prompts, and each family's SciPy distribution (arXiv 2605.11845).
 
 config/distributions.yaml holds one row per family, which family_settings.py checks.
 """

@@ -72,6 +72,7 @@ def forward(job: Job, tokens: float, passes: float, logits: float, cached: float
 
 
 def start(job: Job, vllm: bool = False) -> float:
+    """Seconds until a job computes: the process, the weights from disk, vLLM's own start."""
     over = job.costs.overhead
     load = job.shape.weight_bytes(job.model.dtype) / GB / over.load_gb_s
     return over.start_s + (over.vllm_start_s + 2 * load if vllm else load)
@@ -141,6 +142,7 @@ def trie_seconds(job: Job, prompts: int, max_bins: int) -> float:
 
 
 def law(job: Job) -> float:
+    """Seconds of the laws of a benchmark's prompts."""
     prompts = prompts_of(job)
     if job.benchmark == "structured":
         tokens, passes = prompts * job.costs.law.bounds, prompts * 2 * job.costs.law.levels
@@ -158,6 +160,7 @@ def temperature(job: Job) -> float:
 
 
 def retention(job: Job) -> float:
+    """Seconds of tinyBenchmarks: what is read, and answers to GSM8K."""
     settings, assumed = job.experiment.benchmarks.tinybenchmarks, job.costs.retention
     assert settings is not None
     vllm, answer = settings.engine == "vllm", min(assumed.answer, settings.max_new_tokens)
@@ -169,6 +172,7 @@ def retention(job: Job) -> float:
 
 
 def perplexity(job: Job) -> float:
+    """Seconds of PALOMA's windows."""
     settings, paloma = job.experiment.benchmarks.paloma, job.costs.paloma
     assert settings is not None
     scored = sum(paloma.slices.get(name, 0) for name in settings.slices)

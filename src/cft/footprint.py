@@ -10,8 +10,8 @@ from cft.shapes import BYTES
 
 
 def judges(experiment: Experiment) -> dict[str, JudgeSettings]:
-    found = experiment.judges
-    return {"similarity": found.similarity, "reward": found.reward} if found else {}
+    """The models that judge, by name."""
+    return dict(experiment.judges or ())
 
 
 def download_gb(costs: Costs, source: ModelSettings | JudgeSettings, experiment: Experiment) -> float | None:

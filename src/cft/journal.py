@@ -61,6 +61,7 @@ class Journal:
 
 
 def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The two judges of NoveltyBench v1.0: which answers do the same, and how good each one is (paper section 5.4).
+"""The two judges of NoveltyBench v1.0: which answers do the same, and how good each one is (arXiv 2605.11845).
 
 The similarity classifier reads [CLS] first [SEP] second [SEP], each answer cut at 128 tokens, and calls them equivalent
 when its second class has a probability above 0.102. The reward model reads the conversation in its own chat template,

@@ -1,8 +1,8 @@
 """A model's own law, computed and not drawn.
 
 Structured prompts: the exact expectation, over a target's whole trie, of the soft loss and of the sequence KL
-(paper section 7, item 4), and bounds on the distances that draws estimate. Open-ended prompts: the law of the first
-token.
+(a few drawn paths say little of them), and bounds on the distances that draws estimate. Open-ended prompts: the
+law of the first token.
 """
 
 import math

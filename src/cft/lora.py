@@ -1,4 +1,4 @@
-"""The adapter: low-rank updates of a model's projections (paper section 3)."""
+"""The adapter: low-rank updates of a model's projections (arXiv 2605.11845)."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""The loss of soft and hard targets: label rows of next-token laws against a model's logits (paper section 3)."""
+"""The loss of soft and hard targets: label rows of next-token laws against a model's logits (arXiv 2605.11845)."""
 
 from typing import Any
 

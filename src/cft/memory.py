@@ -1,4 +1,4 @@
-"""How much memory a model takes on a GPU: closed forms, bounds from above. tests/test_plan.py measures them.
+"""How much memory a model takes on a GPU: closed forms, bounds from above. tests/test_memory.py measures them.
 
 Not counted: what allocators round up to and the workspace of kernels; `cft models` adds a reserve for both.
 """

@@ -10,7 +10,7 @@ PROMPTABLE = Literal["structured", "open_ended"]
 
 
 class LoraSettings(Settings):
-    """The adapter (paper section 3)."""
+    """The adapter (arXiv 2605.11845)."""
 
     rank: int = Field(default=16, ge=1)
     alpha: float = 32

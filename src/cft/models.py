@@ -203,7 +203,7 @@ def next_token_log_law(model: Any, prompts: list[list[int]]) -> torch.Tensor:
 def adapter_effect(model: Any, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """The log-laws [prompts, vocabulary] after `prompts` without and with the attached adapter.
 
-    Raises CftError when they are equal: the draws would be the base model's (paper section 7, item 1).
+    Raises CftError when they are equal: the draws would be the base model's.
     """
     tuned = next_token_log_law(model, prompts)
     with model.disable_adapter():

@@ -12,6 +12,7 @@ import codecs
 import math
 import re
 import sys
+from collections.abc import Iterable
 from decimal import ROUND_CEILING, Context, Decimal
 from functools import cache, lru_cache
 from typing import Any
@@ -98,38 +99,24 @@ def read_number(text: str, support: tuple[float, float], discrete: bool) -> tupl
     return value, None
 
 
-def interval(text: str, exponent: bool = True) -> tuple[float, float]:
-    """The closed interval of the values, as floats, of all numbers that begin with `text`.
+def valid_values(texts: Iterable[str], frozen: Any, discrete: bool) -> np.ndarray:
+    """[valid] the values of the valid answers among `texts` to a SciPy distribution, increasing."""
+    support = frozen.support()
+    read = (read_number(text, support, discrete) for text in texts)
+    return np.sort([value for value, error in read if error is None])
 
-    exponent    whether an exponent that `text` does not have yet may follow: with one, 3.14 can become any number of
-                its sign
-    Infinite where more digits of the integer part may follow, or anything may. Raises CftError when `text` is DEAD.
+
+def interval(text: str) -> tuple[float, float]:
+    """The closed interval of the values, as floats, of all numbers without an exponent that begin with `text`.
+
+    `text` has a digit, and its state is "0" or "0.". Infinite where more digits of the integer part may follow.
     """
-    state = state_of(text)
-    if state == DEAD:
-        raise CftError(f"{text!r} does not begin a number")
-    if state not in _NEXT or state == "":
-        return -math.inf, math.inf
-    number = text.strip().lower()
-    low, high = _magnitudes(number.lstrip("+-"), state == "0 ", exponent)
-    return (-high, -low) if number[0] == "-" else (low, high)
-
-
-def _magnitudes(number: str, ended: bool, exponent: bool) -> tuple[float, float]:
-    mantissa, mark, power = number.partition("e")
-    whole, point, fraction = mantissa.partition(".")
-    if ended:
-        return float(number), float(number)
-    if mark:
-        if all(int(digit) == 0 for digit in whole + fraction):
-            return 0.0, 0.0
-        now = float(number if power[-1:].isdecimal() else mantissa)  # more digits only move the exponent away from zero
-        return (now if power and power[0] != "-" else 0.0), (now if power[:1] == "-" else math.inf)
-    if exponent:
-        return 0.0, math.inf
-    low = "0" + mantissa
+    number = text.strip()
+    whole, point, fraction = number.lstrip("+-").partition(".")
+    low = Decimal(f"0{whole}{point}{fraction}")
     # The supremum, 3.15 for 3.14; rounding to a float keeps the order, so it bounds the floats too.
-    return float(low), float(_UP.add(Decimal(low), Decimal(1).scaleb(-len(fraction)))) if point else math.inf
+    high = float(_UP.add(low, Decimal(1).scaleb(-len(fraction)))) if point else math.inf
+    return (-high, -float(low)) if number[0] == "-" else (float(low), high)
 
 
 class TokenGrammar:

@@ -1,4 +1,4 @@
-"""Answers to one prompt sorted into classes that do the same for the reader (paper section 5.4).
+"""Answers to one prompt sorted into classes that do the same for the reader (arXiv 2605.11845).
 
 Source: NoveltyBench v1.0 (arXiv 2504.05228), src/partition.py of novelty-bench/novelty-bench; golden/novelty.jsonl.
 """

@@ -1,4 +1,4 @@
-"""How well a model predicts texts: the negative log-probability of each document, in windows (paper section 5.6).
+"""How well a model predicts texts: the negative log-probability of each document, in windows (arXiv 2605.11845).
 
 A document is tokenised as it is: no chat template and no special token, so that its first token has no context and is
 not scored; its bytes count nevertheless. Every other token is scored once, in the first window that holds it. So does

@@ -1,4 +1,4 @@
-"""A statistic of cells and its 95% interval: a hierarchical bootstrap (paper section 5).
+"""A statistic of cells and its 95% interval: a hierarchical bootstrap (arXiv 2605.11845).
 
 Training seeds and units (families, items, blocks) are drawn again, independently, because every seed is scored on
 every unit; then the prompts of each family; then the draws of each prompt, where a metric is measured on draws

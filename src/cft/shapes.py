@@ -78,6 +78,7 @@ class Shape(Settings):
         return self.layers * sum(rank * sum(self.size_of(target)) for target in targets)
 
     def weight_bytes(self, dtype: str) -> int:
+        """Bytes of the weights in a dtype."""
         return self.parameters * BYTES[dtype]
 
     def cache_bytes(self, dtype: str) -> int:

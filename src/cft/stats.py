@@ -76,7 +76,7 @@ def integers_of(frozen: Any) -> np.ndarray:
 def w1_quantile(values: np.ndarray, frozen: Any) -> float:
     """Wasserstein-1 distance of `values` [n] to a SciPy distribution: mean |x_(i) - ppf((i - 1/2)/n)|.
 
-    In the target's units; NaN without values. Invalid draws are not in it (paper sections 5.1 and 7.7).
+    In the target's units; NaN without values. Invalid draws are not in it, as in the paper.
     """
     if len(values) == 0:
         return float("nan")
@@ -97,7 +97,7 @@ def pit(values: np.ndarray, frozen: Any, generator: np.random.Generator | None =
 
 
 def pit_w1(values: np.ndarray, frozen: Any, invalid: int = 0, generator: np.random.Generator | None = None) -> float:
-    """Scale-free Wasserstein-1 distance with validity inside it, between 0 and 1/2 (paper sections 7.5 and 7.7).
+    """Scale-free Wasserstein-1 distance with validity inside it, between 0 and 1/2.
 
     mean |F(x_(i)) - (i - 1/2)/n| over the n valid `values`; each of the `invalid` further draws counts as 1/2, the
     distance of the worst valid sampler (all mass on one end). Give a generator when the target is discrete, see pit.

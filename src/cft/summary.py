@@ -1,4 +1,4 @@
-"""From tidy scores to estimates: mean within a family, then over families, with 95% intervals (paper section 5)."""
+"""From tidy scores to estimates: mean within a family, then over families, with 95% intervals (arXiv 2605.11845)."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A distribution as a finite target: value strings and their probabilities (paper section 2)."""
+"""A distribution as a finite target: value strings and their probabilities (arXiv 2605.11845)."""
 
 import math
 from collections.abc import Sequence
@@ -65,6 +65,7 @@ def discretise(
 
 
 def for_prompt(registry: Registry, prompt_id: str, decimals: int, max_bins: int) -> Target:
+    """make_target of a prompt; raises CftError for an unknown prompt_id too."""
     family, parameters = registry.parse(prompt_id)
     return make_target(registry, family.name, parameters, decimals, max_bins)
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: a transformers Trainer around the loss of batches.py, with checkpoints and resume (paper section 3)."""
+"""Fine-tuning: a transformers Trainer around the loss of batches.py, with checkpoints and resume (arXiv 2605.11845)."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A target's values as token sequences, and the law of the next token after any prefix (paper section 2).
+"""A target's values as token sequences, and the law of the next token after any prefix (arXiv 2605.11845).
 
 The values' token rows are sorted, so that the values sharing a prefix are a contiguous range of rows: the law after a
 prefix is found by cutting its range where the next column changes. There is no node object and no dictionary.

@@ -31,7 +31,7 @@ RAW = {"novelty": "judged", "tinybenchmarks": "retention", "paloma": "perplexity
 SAMPLED = [name for name in BENCHMARKS if RAW.get(name) in (None, "judged")]
 STRUCTURED = [name for name in BENCHMARKS if name == "structured"]
 LAWS = [name for name in BENCHMARKS if name in ("structured", "open_ended")]
-JUDGES = {"similarity": experiment.judges.similarity, "reward": experiment.judges.reward} if experiment.judges else {}
+JUDGES = dict(experiment.judges or ())
 
 
 def of_kind(*kinds):

@@ -1,4 +1,4 @@
-"""Answer positions of generated multiple-choice questions (paper section 5.3).
+"""Answer positions of generated multiple-choice questions (arXiv 2605.11845).
 
 Data    one prompt that asks for a medical question whose right answer is equally likely to be A, B, C or D: our own
         (mcq_prompt.txt), or the paper's from upstream

@@ -1,4 +1,4 @@
-"""NoveltyBench v1.0: how different ten draws are, and how much a patient reader gains (paper section 5.4).
+"""NoveltyBench v1.0: how different ten draws are, and how much a patient reader gains (arXiv 2605.11845).
 
 Data    100 curated and 1,000 WildChat prompts from upstream, or a few of our own
 Metric  per prompt: distinct, the number of classes of equivalent answers; utility, the mean of the draws' scores with

@@ -1,4 +1,4 @@
-"""Open-ended random generation: "Name a random city." (paper section 5.2).
+"""Open-ended random generation: "Name a random city." (arXiv 2605.11845).
 
 Data    102 prompts: a list of nouns, asked for with four verbs in turn
 Metric  among a prompt's draws the share of different answers, of empty ones, and of the most frequent answer and the

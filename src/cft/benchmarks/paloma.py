@@ -1,4 +1,4 @@
-"""PALOMA: how well a model predicts texts of seven sources (paper section 5.6).
+"""PALOMA: how well a model predicts texts of seven sources (arXiv 2605.11845).
 
 Data    the test split of allenai/paloma: wikitext_103, c4_en, dolma-v1_5, mc4, ptb, redpajama, falcon-refinedweb; any
         other texts of the same layout, or a few that we make up

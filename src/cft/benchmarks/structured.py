@@ -1,4 +1,4 @@
-"""Structured sampling: one random number from a stated distribution (paper section 5.1).
+"""Structured sampling: one random number from a stated distribution (arXiv 2605.11845).
 
 Data    the 42 selected prompts of the two held-out splits, or all 683 of their grids
 Metric  per prompt from the draws: validity (…_low and …_high its Wilson interval), moment errors, distances and what a

@@ -1,4 +1,4 @@
-"""tinyBenchmarks: what an adapter costs on five tasks of 100 items each (paper section 5.5).
+"""tinyBenchmarks: what an adapter costs on five tasks of 100 items each (arXiv 2605.11845).
 
 Data    tinyMMLU, tinyHellaswag, tinyTruthfulQA, tinyWinogrande, tinyGSM8k of huggingface.co/tinyBenchmarks: the text in
         input_formatted, its examples included, is what the user says. As an extension the whole of GSM8K (test), asked

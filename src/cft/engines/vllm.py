@@ -2,7 +2,8 @@
 
 All requests are one queue, of which the engine always has more than it can run; the prompt of a thousand draws is
 computed once (prefix cache), and each draw has a seed of its own. Before the first draw the engine must agree with
-transformers on what follows a few prompts: an adapter that is not applied is an error (paper section 7, item 1).
+transformers on what follows a few prompts: an adapter that is not applied is an error: the
+released code's default for NoveltyBench draws from the base model without a word.
 """
 
 # pyright: reportMissingImports=false

@@ -11,6 +11,7 @@ from cft import CftError
 from cft.benchmarks import structured
 from cft.distributions import Registry
 from cft.figures import Sources, first_run, line, method_styles, styled
+from cft.numbers import valid_values
 from cft.summary import in_order, where
 
 PANELS = 6
@@ -83,8 +84,7 @@ def _panel(
     shares, found = [], [pd.DataFrame({"method": "target", "value": points})]
     for method in methods:
         texts = where(rows, method=method)["text"]
-        numbers_read = (structured.read_number(text, frozen.support(), family.discrete) for text in texts)
-        values = np.sort([value for value, error in numbers_read if error is None])
+        values = valid_values(texts, frozen, family.discrete)
         if len(values):
             ends = [min(points[0], values[0]), *values, max(points[-1], values[-1])]
             heights = [0, *np.arange(1, len(values) + 1) / len(values), 1]
