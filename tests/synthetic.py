@@ -112,7 +112,8 @@ def _open_ended(head, nouns, generator) -> list[tuple]:
 def _mcq(head, generator) -> list[tuple]:
     shares = generator.dirichlet([2, 5, 2, 1] if head[1] == "base" else [9, 9, 9, 9])
     parse = 0.8
-    found = {"n": 200.0, "num_parseable": 160.0, "parse_rate": parse, "tv_uniform_floor": 0.035, "tv_detectable": 0.1}
+    found = {"n": 200.0, "num_parseable": 160.0, "parse_rate": parse, "tv_uniform_floor": 0.035, "tv_detectable": 0.1,
+             "tv_uniform_parsed_only_floor": 0.04}  # fmt: skip
     found |= {f"freq_{letter}": share for letter, share in zip("abcd", shares, strict=True)}
     found["tv_uniform_parsed_only"] = float(np.abs(shares - 0.25).sum() / 2)
     found["tv_uniform"] = float((np.abs(parse * shares - 0.25).sum() + 1 - parse) / 2)

@@ -49,7 +49,7 @@ def test_golden_summary(golden):
     found = mcq.summary(pd.DataFrame({"text": [row["text"] for row in rows]}), REGISTRY)
     assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-12)
     assert set(found) - set(expected) == {
-        "tv_uniform", "tv_uniform_floor", "tv_uniform_floor_high", "tv_detectable",
+        "tv_uniform", "tv_uniform_floor", "tv_uniform_floor_high", "tv_uniform_parsed_only_floor", "tv_detectable",
     }  # fmt: skip
 
 
@@ -119,6 +119,13 @@ def test_the_detectable_shift_is_found_in_four_of_five_cases(sign):
     shift = mcq.detectable_shift(1000)
     masses = np.array([0.25 + sign * shift, *[0.25 - sign * shift / 3] * 3])
     counts = np.random.default_rng(4).multinomial(1000, masses, size=4000)
+    assert np.mean(stats.chisquare(counts, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_shift_of_two_letters_must_be_larger():
+    shift = mcq.detectable_shift(1000) * (4 / 3) ** 0.5
+    masses = 0.25 + shift / 2 * np.array([1, 1, -1, -1])
+    counts = np.random.default_rng(5).multinomial(1000, masses, size=4000)
     assert np.mean(stats.chisquare(counts, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.03)
 
 

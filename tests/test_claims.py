@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from test_benchmark_mcq import question
 
 from cft import claims, paired
-from cft.benchmarks import structured
+from cft.benchmarks import mcq, structured
 from cft.distributions import registry
 from cft.stats import Interval
 from cft.verdict import ABOVE_1, BELOW_0, criterion, verdict
@@ -113,7 +114,7 @@ def test_a_method_that_was_not_run(scores):
     without_base = claims.claims(scores[scores["method"] != "base"]).query("verdict != 'not run'")["claim"]
     assert [claim[:40] for claim in without_base] == [
         "hard is better than soft on unseen param",
-        "soft is at least as good as hard on unse",
+        "soft is better than hard on unseen famil",
     ]
 
 
@@ -134,7 +135,7 @@ def test_fidelity_by_hand(scores, found):
     factors = [
         families(scores, m, "base", "trie_kl", "mean") / families(scores, m, "hard", "trie_kl", "mean") for m in MODELS
     ]
-    row = found.loc["hard cuts trie KL about tenfold on unseen parameters"]
+    row = found.loc["hard cuts trie KL at least fivefold (paper: about tenfold) on unseen parameters"]
     assert row["estimate"] == pytest.approx(math.prod(factors) ** (1 / len(MODELS)))
 
 
@@ -145,10 +146,7 @@ def test_fidelity_refuted_and_undecided(scores):
     # A factor of about 3 is a fall, but not about tenfold.
     some = scores.copy()
     some.loc[rows_of(scores, "structured", "trie_kl", method="soft"), "value"] *= 4
-    assert (
-        claims.claims(some).set_index("claim")["verdict"]["soft cuts trie KL about tenfold on unseen families"]
-        == "refuted"
-    )
+    assert "refuted" in verdicts(some, "soft cuts trie KL & on unseen families")
     alike = scores.copy()
     base = rows_of(scores, "structured", "w1_over_scale", method="base").to_numpy()
     soft = rows_of(scores, "structured", "w1_over_scale", method="soft").to_numpy()
@@ -183,10 +181,10 @@ def test_hard_and_soft(scores, found):
     assert row["estimate"] == pytest.approx(np.mean([hard - soft for hard, soft in pairs]))
     one = scores.copy()
     one.loc[rows_of(one, "structured", "w1_over_scale", method="hard") & (one["model"] == MODELS[2]), "value"] *= 100
-    assert verdicts(one, "soft is at least as good as hard") == {"supported"}
+    assert verdicts(one, "soft is better than hard") == {"supported"}
     none = scores.copy()
     none.loc[rows_of(none, "structured", "w1_over_scale", method="soft"), "value"] *= 100
-    assert verdicts(none, "soft is at least as good as hard") == {"refuted"}
+    assert verdicts(none, "soft is better than hard") == {"refuted"}
 
 
 PROMPTS = registry().select("unseen_params", selected=True)
@@ -214,6 +212,18 @@ def test_what_only_validity_changes_is_no_cut_of_w1():
     poor = sampled(20, 0.4, 3).assign(method="base")
     row = claims.claims(pd.concat([poor, soft])).set_index("claim").loc[CUT]
     assert row["verdict"] == "supported"  # a cut that is there is found in 20 valid draws
+
+
+def test_invalid_draws_count_in_one_claim():
+    """Base answers always, from too narrow a law; soft nearly never, and exactly then."""
+    base, soft = sampled(1000, 0.6, 4).assign(method="base"), sampled(50, 1, 5).assign(method="soft")
+    rows = claims.claims(pd.concat([base, soft])).set_index("claim")
+    pit = rows.loc["soft cuts PIT-scale W1, in which invalid draws count, on unseen parameters"]
+    assert pit["verdict"] == "refuted"
+    means = [frame.query("metric == 'pit_w1'") for frame in (soft, base)]
+    families = [frame.groupby(frame["item"].str.partition("(")[0])["value"].mean().mean() for frame in means]
+    assert pit["estimate"] == pytest.approx(families[0] / families[1])
+    assert rows.loc[CUT, "verdict"] == "supported"
 
 
 def test_at_equal_draws_adds_the_noise_that_one_side_lacks():
@@ -263,7 +273,7 @@ def test_nouns_of_two_models_found_by_name(scores, found):
 
 
 def test_positions_need_several_models(scores, found):
-    change = scores.query("metric == 'tv_uniform'").groupby(["method", "model"])["value"].mean()
+    change = scores.query("metric == 'tv_uniform_parsed_only'").groupby(["method", "model"])["value"].mean()
     difference = change["soft"] - change["base"]
     assert found.loc["soft evens out MCQ answer positions", "estimate"] == pytest.approx(difference.mean())
     most = found.loc["soft evens out MCQ answer positions most in Qwen3"]
@@ -273,11 +283,31 @@ def test_positions_need_several_models(scores, found):
     assert row["verdict"] == "undecided" and np.isnan(row["low"]) and row["estimate"] == difference["Qwen3-14B"]
     assert verdicts(one, "most in Qwen3") == {"not run"}
     more = scores.copy()
-    more.loc[rows_of(scores, "mcq", "tv_uniform", method="base") & scores["model"].str.startswith("Qwen"), "value"] = (
-        0.7
-    )
+    more.loc[
+        rows_of(scores, "mcq", "tv_uniform_parsed_only", method="base") & scores["model"].str.startswith("Qwen"),
+        "value",
+    ] = 0.7
     assert verdicts(more, "soft evens out & most in Qwen3") == {"undecided"}  # two of each say little
     assert verdicts(twice(more), "soft evens out & most in Qwen3") == {"supported"}
+
+
+def test_more_that_parses_is_no_more_even():
+    """Base's letters are even where they parse, soft's are not; of base's texts fewer parse."""
+    rows = []
+    for model in MODELS:
+        for method, parse, letters in (("base", 0.6, [0.25] * 4), ("soft", 0.95, [0.4, 0.2, 0.2, 0.2])):
+            for seed in range(3):
+                counts = np.random.default_rng([seed, len(rows)]).multinomial(
+                    1000, [*np.multiply(parse, letters), 1 - parse]
+                )
+                texts = [
+                    text for letter, count in zip("ABCD", counts, strict=False) for text in [question(letter)] * count
+                ]
+                found = mcq.score(pd.DataFrame({"text": texts + ["no"] * counts[4]}), None, registry())
+                rows.append(found.assign(model=model, method=method, seed=seed, benchmark="mcq"))
+    verdict = claims.claims(pd.concat(rows)).set_index("claim")["verdict"]
+    assert verdict["soft evens out MCQ answer positions"] == "refuted"
+    assert verdict["soft evens out MCQ answer positions, unparsed texts counted"] == "supported"
 
 
 def test_novelty_counts_models(scores, found):

@@ -32,14 +32,18 @@ def test_key_results_are_computed_from_the_scores(scores):
         assert row["support_after"].estimate == pytest.approx(
             family_mean(scores, "soft", "support_probability", split).mean()
         )
-    assert "rose from" in rows[0]["sentence"] and "the sequence KL fell" in rows[0]["sentence"]
+        assert row["pit_after"].estimate == pytest.approx(family_mean(scores, "soft", "pit_w1", split).mean())
+        assert row["valid_before"].estimate == pytest.approx(family_mean(scores, "base", "valid_rate", split).mean())
+    sentence = rows[0]["sentence"]
+    assert "share of valid draws rose from" in sentence and "without valid draws, fell from" in sentence
+    assert "target's strings rose from" in sentence and "sequence KL fell from" in sentence
 
 
 def test_a_change_for_the_worse_is_told_as_such(scores):
     worse = scores.copy()
     names = worse["method"].map({"base": "soft", "soft": "base"}).fillna(worse["method"])
     sentence = findings.key_results(worse.assign(method=names))[0]["sentence"]
-    assert "fell from" in sentence and "did not fall" in sentence
+    assert "target's strings fell from" in sentence and "sequence KL rose from" in sentence
 
 
 def test_prompts_without_valid_draws_are_remarked_upon(scores):

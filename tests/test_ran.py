@@ -51,4 +51,4 @@ def test_fitted_temperatures_are_told_by_model():
         law("b", "oracle", 1, 4.0),
         law("b", "oracle", 2, 4.0),
     ]
-    assert ran.temperatures([*synthetic.RUNS, *runs]) == {"temperature, oracle": "a 1.23, b 4"}
+    assert ran.temperatures([*synthetic.RUNS, *runs]) == {"fitted temperature, oracle": "a 1.23, b 4"}

@@ -1,7 +1,7 @@
 """The claims of the paper (arXiv 2605.11845), each with an estimate, a 95% interval and a verdict.
 
-A verdict follows from the interval alone; see cft.verdict. Intervals come from resampling the units of a benchmark (a
-prompt's draws where it is alone), training seeds, and several models; see cft.resampling and cft.paired.
+A verdict follows from the interval alone; see cft.verdict. Intervals come from resampling the units of a benchmark (of
+a claim on one noun its draws), training seeds, and several models; see cft.resampling and cft.paired.
 """
 
 import math
@@ -16,6 +16,7 @@ from cft.benchmark_settings import PALOMA_SLICES
 from cft.claims_fidelity import fidelity, hard_and_soft
 from cft.evidence import BASE, HARD, JOINTLY, SOFT, TUNED, counted, exp, jointly, mean
 from cft.paired import (
+    at_equal_draws,
     block_sums,
     each_model,
     extreme,
@@ -35,6 +36,7 @@ from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, Found, criter
 SOURCE = "arXiv 2605.11845"
 NOTHING = Found(UNKNOWN, 0, 0)
 ORDERS_OF_MAGNITUDE = (10.0, 100.0)
+LETTERS = "tv_uniform_parsed_only"
 ABOUT = 1.5  # "about" a factor: within this factor of it
 # (part of the model's name, noun, metric, method, the paper's share before, after)
 NOUNS = [
@@ -112,27 +114,32 @@ def _nouns(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
 
 def _positions(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     wide = scores_of(scores, "mcq")
+    return [claim for method in TUNED for claim in _evened_out(wide, models, method)]
 
-    def change(method: str, chosen: list[str]) -> list[Resampled]:
-        return each_model(
-            chosen,
-            mean_difference,
-            lambda model: [cell(wide, "tv_uniform", model, name) for name in (method, BASE)],
-        )
+
+def _evened_out(wide: pd.DataFrame, models: list[str], method: str) -> list[Claim]:
+    def change(chosen: list[str]) -> list[Resampled]:
+        pair = (method, BASE)
+        return each_model(chosen, mean_difference, lambda model: at_equal_draws(wide, LETTERS, model, pair))
 
     qwen = [model for model in models if "qwen3" in model.lower()]
-    others = [model for model in models if model not in qwen]
-    rows = []
-    for method in TUNED:
-        measure = f"total variation from uniform, {method} - base, mean over models"
-        rows.append(Claim(f"{method} evens out MCQ answer positions", measure, BELOW_0, mean(change(method, models))))
-        groups = [change(method, qwen), change(method, others)]
-        means = [over_models(parts, name) for parts, name in zip(groups, ("qwen3", "others"), strict=True)]
-        both = [part for parts in groups for part in parts]
-        found = Found(interval(together(np.subtract, *means)), *counted(both)) if all(groups) else None
-        sentence = f"{method} evens out MCQ answer positions most in Qwen3"
-        rows.append(Claim(sentence, f"{measure}: Qwen3's less the others'", BELOW_0, found))
-    return rows
+    groups = [change(qwen), change([model for model in models if model not in qwen])]
+    means = [over_models(parts, name) for parts, name in zip(groups, ("qwen3", "others"), strict=True)]
+    both = [part for parts in groups for part in parts]
+    most = Found(interval(together(np.subtract, *means)), *counted(both)) if all(groups) else None
+    whole = each_model(
+        models, mean_difference, lambda model: [cell(wide, "tv_uniform", model, name) for name in (method, BASE)]
+    )
+    sentence = f"{method} evens out MCQ answer positions"
+    measure = f"total variation from uniform, {method} - base, mean over models"
+    parsed = f"{measure}, at equal numbers of parsed questions"
+    return [
+        Claim(sentence, parsed, BELOW_0, mean(change(models))),
+        Claim(f"{sentence} most in Qwen3", f"{parsed}: Qwen3's less the others'", BELOW_0, most),
+        Claim(
+            f"{sentence}, unparsed texts counted", f"{measure}, unparsed texts as a fifth letter", BELOW_0, mean(whole)
+        ),
+    ]
 
 
 def _novelty(scores: pd.DataFrame, models: list[str]) -> list[Claim]:

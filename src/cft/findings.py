@@ -10,17 +10,19 @@ import pandas as pd
 from cft.benchmarks.structured import family_of
 from cft.law_scores import LAW_FLOORS
 from cft.stats import Interval
-from cft.summary import SPLITS, cell, collect, estimate, in_order, ratio, reference, where
+from cft.summary import SPLITS, collect, drawn, estimate, in_order, ratio, reference, where
 from cft.tables import number, with_interval
 
 POOLED = "all held-out prompts"
+MEASURES = {"valid_rate": "valid", "pit_w1": "pit", "support_probability": "support", "sequence_kl": "kl"}
 
 
 def key_results(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per model, tuned method and set of held-out prompts: how the model's exact law moved from the reference method.
+    """Per model, tuned method and set of held-out prompts: how draws and exact law moved from the reference method.
 
-    Each row has model, method, prompts and as `Interval`s the support probability (mean of family means) of the
-    reference and the method, their sequence KL in nats, and the paired ratio reference / method of the latter.
+    Each row has model, method, prompts and as `Interval`s, means of family means, of the reference and the method each:
+    the valid rate, the PIT-scale W1 of draws, the support probability, the sequence KL in nats; at last the paired
+    ratio reference / method of the latter.
     """
     wide = collect(scores, "structured")
     methods = in_order(scores["method"])
@@ -29,13 +31,12 @@ def key_results(scores: pd.DataFrame) -> list[dict[str, Any]]:
     for model in in_order(scores["model"]):
         for method in (name for name in methods if name != before):
             for label, split in [(POOLED, None), *((label, split) for split, label in SPLITS.items())]:
-                support = [cell(wide, "support_probability", model, name, split) for name in (before, method)]
-                sequence = [cell(wide, "sequence_kl", model, name, split) for name in (before, method)]
+                both = [[drawn(wide, metric, model, name, split) for name in (before, method)] for metric in MEASURES]
                 # A method that asks in another way has no law on these prompts.
-                if all(part.dropna(how="all").empty for part in (support[1], sequence[1])):
+                if all(pair[1].found.dropna(how="all").empty for pair in both[2:]):
                     continue
-                found = [*map(estimate, support), *map(estimate, sequence), ratio(*sequence)]
-                names = ("support_before", "support_after", "kl_before", "kl_after", "kl_ratio")
+                found = [*(estimate(part) for pair in both for part in pair), ratio(*both[-1])]
+                names = [f"{name}_{when}" for name in MEASURES.values() for when in ("before", "after")] + ["kl_ratio"]
                 row = {"model": model, "method": method, "reference": before, "prompts": label}
                 row |= dict(zip(names, found, strict=True))
                 rows.append(
@@ -46,14 +47,17 @@ def key_results(scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
-    before, after, times = row["support_before"], row["support_after"], row["kl_ratio"]
-    moved = "rose" if after.estimate > before.estimate else "fell" if after.estimate < before.estimate else "stayed"
-    kl = "fell" if times.estimate > 1 else "did not fall"
-    kl_before, kl_after = with_interval(*row["kl_before"]), with_interval(*row["kl_after"])
+    def moved(name: str) -> str:
+        before, after = row[f"{name}_before"], row[f"{name}_after"]
+        change = (
+            "rose" if after.estimate > before.estimate else "fell" if after.estimate < before.estimate else "stayed"
+        )
+        return f"{change} from {with_interval(*before)} ({row['reference']}) to {with_interval(*after)}"
+
     return (
-        f"{row['model']}, {row['method']}: the probability that an output is in the support {moved} from "
-        f"{with_interval(*before)} ({row['reference']}) to {with_interval(*after)}; the sequence KL {kl}, from "
-        f"{kl_before} to {kl_after} nats, a factor of {with_interval(*times)}."
+        f"{row['model']}, {row['method']}: the share of valid draws {moved('valid')}; their PIT-scale W1, 0 for the target "
+        f"and ½ without valid draws, {moved('pit')}. The probability of the target's strings {moved('support')}; the "
+        f"sequence KL {moved('kl')} nats, a factor of {with_interval(*row['kl_ratio'])}."
     )
 
 
@@ -96,7 +100,7 @@ def remarks(scores: pd.DataFrame) -> list[str]:
             "probability scale counts every invalid draw."
         )
     found.append(
-        "The support probability and the KLs are exact for the target's strings, not estimated from draws. A correct "
+        "The probability of the target's strings (support probability) and the KLs are exact, not estimated from draws. A correct "
         "number that is none of these, as it has other decimals or lies between them, is outside the support."
         + _floors(scores)
     )

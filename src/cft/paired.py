@@ -37,7 +37,9 @@ def pooled(wide: pd.DataFrame, metric: str, model: str, method: str) -> pd.DataF
     return pd.concat(cells) if cells else pd.DataFrame()
 
 
-def at_equal_draws(wide: pd.DataFrame, metric: str, model: str, methods: tuple[str, str], split: str) -> list[Drawn]:
+def at_equal_draws(
+    wide: pd.DataFrame, metric: str, model: str, methods: tuple[str, str], split: str | None = None
+) -> list[Drawn]:
     """`drawn` of a distance between valid draws for two methods, as if each had as few of them as the other has.
 
     Fewer draws lie further from the target, even where both methods follow it. The noise, as large as METRIC_floor, and

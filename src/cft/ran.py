@@ -63,7 +63,7 @@ def temperatures(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for run in runs:
         if run.get("temperature", 1) != 1:
             whose = run["identity"]
-            found.setdefault(f"temperature, {whose['method']}", {})[whose["model"]] = f"{run['temperature']:.3g}"
+            found.setdefault(f"fitted temperature, {whose['method']}", {})[whose["model"]] = f"{run['temperature']:.3g}"
     return {label: text_of(of) for label, of in found.items()}
 
 

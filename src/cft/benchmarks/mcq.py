@@ -135,10 +135,11 @@ def total_variation_floor(n: int) -> Floor:
 
 
 def detectable_shift(n: int) -> float:
-    """The smallest total variation that the chi-square test of n parsed texts at 5% finds in four of five cases.
+    """The shift of one letter that the chi-square test of n parsed texts at 5% finds in four of five cases.
 
-    For mass moved from one letter to the other three or back, by the noncentral chi-square law; then the statistic's
-    noncentrality is 16/3 n tv². Other shifts of the same size are found more often. NaN for n = 0.
+    Its total variation, for mass moved from that letter to the other three or back, by the noncentral chi-square law:
+    the statistic's noncentrality is 16/3 n tv². From two letters to the other two it is 4 n tv²: such a shift must be
+    1.15 times as large. NaN for n = 0.
     """
     freedom = len(LETTERS) - 1
     critical = stats.chi2.ppf(0.95, freedom)
@@ -171,6 +172,7 @@ def _measure(questions: list[Question]) -> dict[str, float]:
         "tv_uniform": total_variation(counts, n),
         "tv_uniform_floor": floor.mean,
         "tv_uniform_floor_high": floor.high,
+        "tv_uniform_parsed_only_floor": total_variation_floor(len(letters)).mean,
         "tv_detectable": detectable_shift(len(letters)),
     }
 

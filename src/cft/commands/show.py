@@ -99,14 +99,14 @@ def report(
     from cft.settings import read_json, setting
 
     experiment = setting(Experiment, settings)
-    shown = {path.stem: path for path in [*(tables or ()), *(figures or ())]}
+    of_tables, of_figures = ({path.stem: path for path in files or ()} for files in (tables, figures))
     page = build(
         experiment.title,
         describe(experiment),
         read_table(scores),
-        {path.stem: path for path in tables or ()},
-        {path.stem: path for path in figures or ()},
-        {name: (captions / f"{name}.rst").read_text(encoding="utf-8") for name in shown},
+        of_tables,
+        of_figures,
+        {name: (captions / f"{name}.rst").read_text(encoding="utf-8") for name in of_tables | of_figures},
         [read_json(path) for path in runs or ()],
         _together(curves) if curves else measure((), (), registry(distributions)),
         registry(distributions),
