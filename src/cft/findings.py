@@ -49,14 +49,12 @@ def key_results(scores: pd.DataFrame) -> list[dict[str, Any]]:
 def _sentence(row: Mapping[str, Any]) -> str:
     def moved(name: str) -> str:
         before, after = row[f"{name}_before"], row[f"{name}_after"]
-        change = (
-            "rose" if after.estimate > before.estimate else "fell" if after.estimate < before.estimate else "stayed"
-        )
+        change = {1: "rose", 0: "stayed", -1: "fell"}[int(np.sign(after.estimate - before.estimate))]
         return f"{change} from {with_interval(*before)} ({row['reference']}) to {with_interval(*after)}"
 
     return (
-        f"{row['model']}, {row['method']}: the share of valid draws {moved('valid')}; their PIT-scale W1, 0 for the target "
-        f"and ½ without valid draws, {moved('pit')}. The probability of the target's strings {moved('support')}; the "
+        f"{row['model']}, {row['method']}: the share of valid draws {moved('valid')}; the PIT-scale W1 of draws, ½ "
+        f"where none is valid, {moved('pit')}. The probability of the target's strings {moved('support')}; the "
         f"sequence KL {moved('kl')} nats, a factor of {with_interval(*row['kl_ratio'])}."
     )
 
@@ -100,9 +98,9 @@ def remarks(scores: pd.DataFrame) -> list[str]:
             "probability scale counts every invalid draw."
         )
     found.append(
-        "The probability of the target's strings (support probability) and the KLs are exact, not estimated from draws. A correct "
-        "number that is none of these, as it has other decimals or lies between them, is outside the support."
-        + _floors(scores)
+        "The probability of the target's strings (support probability) and the KLs are exact, not estimated from "
+        "draws. A correct number that is none of these, as it has other decimals or lies between them, is outside the "
+        "support." + _floors(scores)
     )
     return found
 
