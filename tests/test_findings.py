@@ -39,6 +39,12 @@ def test_key_results_are_computed_from_the_scores(scores):
     assert "target's strings rose from" in sentence and "sequence KL fell from" in sentence
 
 
+def test_what_does_not_change_is_told_as_such(scores):
+    none = scores.copy()
+    none.loc[none["metric"] == "valid_rate", "value"] = 0
+    assert "the share of valid draws stayed at 0 [0, 0];" in findings.key_results(none)[0]["sentence"]
+
+
 def test_a_change_for_the_worse_is_told_as_such(scores):
     worse = scores.copy()
     names = worse["method"].map({"base": "soft", "soft": "base"}).fillna(worse["method"])

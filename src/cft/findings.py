@@ -49,7 +49,9 @@ def key_results(scores: pd.DataFrame) -> list[dict[str, Any]]:
 def _sentence(row: Mapping[str, Any]) -> str:
     def moved(name: str) -> str:
         before, after = row[f"{name}_before"], row[f"{name}_after"]
-        change = {1: "rose", 0: "stayed", -1: "fell"}[int(np.sign(after.estimate - before.estimate))]
+        if before.estimate == after.estimate:
+            return f"stayed at {with_interval(*after)}"
+        change = "rose" if after.estimate > before.estimate else "fell"
         return f"{change} from {with_interval(*before)} ({row['reference']}) to {with_interval(*after)}"
 
     return (
