@@ -34,6 +34,7 @@ FLOORS = {
     "pit_w1_floor": 0.012,
     "support_probability_floor": 0.25,
     "sequence_kl_floor": 5.5,
+    "trie_kl_floor": 0.3,
 }
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 CITIES = ["Paris", "Tokyo", "Lima", "Cairo", "Oslo", "Quito", "Nairobi", "The ancient city of Constantinople", "Kyoto",

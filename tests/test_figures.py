@@ -156,6 +156,9 @@ def test_fig2_shows_the_floor_as_a_band():
     bands = [band for axes in figure.axes for band in axes.collections if band.get_gid() == "floor"]
     heights = [band.get_paths()[0].vertices[:, 1] for band in bands]
     assert [(each.min(), each.max()) for each in heights] == [pytest.approx((0.012, 0.018))] * len(pit)
+    for axes in figure.axes[-2:]:  # the trie KL, whose floor is not one of draws
+        lines = [line.get_ydata() for line in axes.get_lines() if line.get_linewidth() == 2.2]
+        assert [list(line) for line in lines] == [pytest.approx([0.3, 0.3])] * 3
 
 
 def test_fig2_with_a_distance_that_nobody_has():
@@ -209,6 +212,19 @@ def test_fig4_shares_and_intervals(one, drawn):
     assert found["share"].is_monotonic_decreasing
     for answer, row in found.iterrows():
         assert (row["share"], row["low"], row["high"]) == pytest.approx(wilson(int(counts[answer]), len(texts)))
+
+
+def test_fig4_shows_the_models_that_the_paper_shows():
+    draws = synthetic.draws(models=["Qwen3-0.6B", "gemma-3-27b-it", "Qwen3-14B"], seeds=(3, 4), count=30)
+    figure, numbers = figures.load("fig4").draw(figures.Sources(draws=draws))
+    shown = numbers[["noun", "model"]].drop_duplicates().to_numpy().tolist()
+    assert shown == [["weekday", "Qwen3-14B"], ["city", "gemma-3-27b-it"]]
+    first = draws.query("model == 'gemma-3-27b-it' and prompt_id == 'city' and method == 'soft' and seed == 3")["text"]
+    found = numbers.query("noun == 'city' and method == 'soft'").set_index("answer")["count"]
+    assert found.to_dict() == first.value_counts()[found.index].to_dict()
+    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ["Qwen3-14B", "gemma-3-27b-it"]
+    _, numbers = figures.load("fig4").draw(figures.Sources(draws=draws[draws["model"] != "gemma-3-27b-it"]))
+    assert set(numbers.query("noun == 'city'")["model"]) == {"Qwen3-0.6B"}
 
 
 def test_fig4_with_odd_answers(one):

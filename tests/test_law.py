@@ -14,13 +14,12 @@ from cft import CftError, chat, law_scores
 from cft.benchmark_settings import OpenEndedBenchmark, SamplingSettings, StructuredBenchmark
 from cft.generate import plan
 from cft.law import expected_nll, trie_law, write_law
-from cft.loss import FLOOR
 from cft.model_settings import ChatSettings, VllmSettings
 from cft.models import load_model, load_tokenizer
 from cft.numbers import read_number
 from cft.prefix import Prefixes
 from cft.target import make_target
-from cft.trie import build_trie
+from cft.trie import FLOOR, build_trie
 
 ARCHITECTURES = ["llama", "qwen3", "gemma3", "gpt_oss"]
 
@@ -123,6 +122,8 @@ def test_files_of_laws(tiny, families, tmp_path):
     np.testing.assert_allclose([row.sum() for row in frame["law"]], frame["support_probability"], rtol=1e-9)
     np.testing.assert_allclose(frame["sequence_kl"], frame["support_nll"] + frame["kl_within_support"])
     assert json.loads((tmp_path / "law.run.json").read_text())["temperature"] == 1
+    # Of every value of a coin's target a perfect sampler says as much; of a number in three of its strings, more.
+    assert frame["trie_kl_floor"][0] == pytest.approx(0, abs=1e-6) and 0.1 < frame["trie_kl_floor"][1] < 1
     for name in law_scores.BOUNDED:
         low, high = frame[f"{name}_low"], frame[f"{name}_high"]
         assert ((low >= 0) & (low <= high)).all()

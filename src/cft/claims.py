@@ -14,7 +14,7 @@ import pandas as pd
 from cft import paired
 from cft.benchmark_settings import PALOMA_SLICES
 from cft.claims_fidelity import fidelity, hard_and_soft
-from cft.evidence import BASE, HARD, JOINTLY, SOFT, TUNED, counted, exp, jointly, mean
+from cft.evidence import BASE, HARD, JOINTLY, NOUN_MODELS, SOFT, TUNED, counted, exp, jointly, mean, named
 from cft.paired import (
     at_equal_draws,
     block_sums,
@@ -38,11 +38,11 @@ NOTHING = Found(UNKNOWN, 0, 0)
 ORDERS_OF_MAGNITUDE = (10.0, 100.0)
 LETTERS = "tv_uniform_parsed_only"
 ABOUT = 1.5  # "about" a factor: within this factor of it
-# (part of the model's name, noun, metric, method, the paper's share before, after)
+# (noun, metric, method, the paper's share before, after)
 NOUNS = [
-    ("qwen3-14b", "weekday", "top_share", SOFT, 0.80, 0.40),
-    ("gemma-3-27b", "city", "top4_share", SOFT, 0.74, 0.15),
-    ("gemma-3-27b", "city", "top4_share", HARD, 0.74, 0.24),
+    ("weekday", "top_share", SOFT, 0.80, 0.40),
+    ("city", "top4_share", SOFT, 0.74, 0.15),
+    ("city", "top4_share", HARD, 0.74, 0.24),
 ]
 ANSWERS = {"top_share": "most frequent answer", "top4_share": "four most frequent answers"}
 TASKS = {"mmlu": ABOVE_0, "hellaswag": ABOVE_0, "winogrande": ABOVE_0, "gsm8k_strict": BELOW_0}
@@ -92,8 +92,9 @@ def _support(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
 def _nouns(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     wide = scores_of(scores, "open_ended")
     rows = []
-    for part, noun, metric, method, before, after in NOUNS:
-        model = next((name for name in models if part in name.lower()), "")
+    for noun, metric, method, before, after in NOUNS:
+        part = NOUN_MODELS[noun]
+        model = named(models, part) or ""
         shares = [paired.share_of_draws(wide, metric, noun, model, name) for name in (method, BASE)]
         known = [share for share in shares if share is not None]
         what = f"share of the {ANSWERS[metric]} to {noun!r} in {part}"

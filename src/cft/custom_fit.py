@@ -154,13 +154,14 @@ def measure(own: OwnTarget, model_folder: Path, adapter: Path, cache_tokens: int
     tokenizer, settings = load_tokenizer(model_folder), settings_of(model_folder).chat
     ends, asked = chat.stops(tokenizer, settings), phrasings(own)
     tokens = [chat.prompt_tokens(tokenizer, phrasing.text, settings) for phrasing in asked]
+    trie = build_trie(chat.tokenize_values(tokenizer, own.target.values), own.target.probabilities, ends[0])
     found: dict[tuple[str, str], dict[str, Any]] = {}
     with torch.inference_mode(), Progress("law", 2 * len(asked), "prompts") as progress:
         for name, path in (("base", None), ("tuned", adapter)):
             model, _ = load_for_evaluation(model_folder, path, tokens[0])
             for phrasing, prompt in zip(asked, tokens, strict=True):
                 start, rows = Prefixes.of(model, [prompt]), rows_within(cache_tokens, prompt)
-                record = on_target(start, tokenizer, ends[0], own.target, rows)
+                record = on_target(start, trie, own.target, rows)
                 if own.frozen is not None:
                     limits = Limits(GAP, NODES, LONGEST, rows, crc32(phrasing.name.encode()))
                     record |= columns(start, tokenizer, ends, own.frozen, own.target, QUANTILES, limits)

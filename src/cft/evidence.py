@@ -12,6 +12,8 @@ from cft.verdict import Found
 
 BASE, SOFT, HARD = paired.BASE, "soft", "hard"
 TUNED = (SOFT, HARD)
+# Parts of the names of the models whose answers the paper gives.
+NOUN_MODELS = {"weekday": "qwen3-14b", "city": "gemma-3-27b"}
 JOINTLY = "the intervals hold jointly at 95%"
 
 
@@ -25,6 +27,11 @@ def jointly(choose: Callable[..., Any], parts: Sequence[Resampled]) -> Found | N
     if not parts:
         return None
     return Found(extreme(choose, [interval(part, 1 - 0.05 / len(parts)) for part in parts]), *counted(parts))
+
+
+def named(models: Sequence[str], part: str) -> str | None:
+    """The first model whose name contains `part`, in any case."""
+    return next((name for name in models if part in name.lower()), None)
 
 
 def exp(found: Found | None) -> Found | None:

@@ -27,8 +27,8 @@ class Measure(NamedTuple):
 STRUCTURED = {
     "valid_rate": Measure("valid_rate"),
     "support_probability": Measure("support_probability", "mean", "support_probability_floor", False),
-    "trie_kl_nats": Measure("trie_kl"),
-    "trie_kl_nats_median": Measure("trie_kl", "median"),
+    "trie_kl_nats": Measure("trie_kl", "mean", "trie_kl_floor", False),
+    "trie_kl_nats_median": Measure("trie_kl", "median", "trie_kl_floor", False),
     "sequence_kl_nats": Measure("sequence_kl", "mean", "sequence_kl_floor", False),
     "w1_over_scale": Measure("w1_over_scale", "median", "w1_over_scale_floor"),
     "w1_over_scale_mean": Measure("w1_over_scale", "mean", "w1_over_scale_floor"),

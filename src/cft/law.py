@@ -20,8 +20,8 @@ from cft.benchmark_settings import LawSettings, OpenEndedBenchmark, StructuredBe
 from cft.benchmarks.open_ended import THRESHOLDS, support_size
 from cft.bounded import bounded
 from cft.distributions import Registry
-from cft.loss import FLOOR
 from cft.models import load_for_evaluation, load_tokenizer, settings_of
+from cft.perfect import trie_floor
 from cft.prefix import Prefixes
 from cft.progress import Progress
 from cft.provenance import write_table
@@ -57,19 +57,19 @@ def trie_law(prompt: Prefixes, trie: Trie, rows: int, temperature: float = 1.0) 
     """
     levels, steps, forward = _log_steps(prompt, trie, rows, [temperature])
     log_probability = np.empty(len(trie.probability))
-    expected, before, mass = 0.0, np.zeros(1), np.ones(1)
+    before = np.zeros(1)
     for level, (log_step,) in zip(levels, steps, strict=True):
         path = before[level.parent] + log_step
         ended = level.token == trie.terminator
         log_probability[trie.order[level.start[ended]]] = path[ended]
-        expected += _soft_loss(trie, level, mass, log_step)
-        before, mass = path, level.mass
+        before = path
     target = np.empty(len(trie.probability))
     target[trie.order] = trie.probability
     some = target > 0
     sequence = float((target[some] * (np.log(target[some]) - log_probability[some])).sum())
     missed = -float(np.logaddexp.reduce(log_probability))
-    return TrieLaw(log_probability, expected, sequence, missed, sequence - missed, forward)
+    soft = trie.soft_loss(levels, [step for (step,) in steps])
+    return TrieLaw(log_probability, soft, sequence, missed, sequence - missed, forward)
 
 
 def expected_nll(prompt: Prefixes, trie: Trie, rows: int, temperatures: Sequence[float]) -> np.ndarray:
@@ -142,21 +142,6 @@ def _log_laws(logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor, temp
     return scaled[row, token] - scaled.logsumexp(-1)[row]
 
 
-def _soft_loss(trie: Trie, level: Level, above: np.ndarray, step: np.ndarray) -> float:
-    """The part of the expected soft loss that falls on the tokens of one level; `above` is the mass of their parents.
-
-    A prefix's KL counts once in each value through it, divided by that value's number of tokens.
-    """
-    parents = len(above)
-    share = level.mass / np.maximum(above[level.parent], np.finfo(float).tiny)
-    floored = np.maximum(share, FLOOR)
-    floored /= np.bincount(level.parent, floored, parents)[level.parent]
-    divergence = np.bincount(level.parent, floored * (np.log(floored) - step), parents)
-    per_token = np.concatenate([[0], np.cumsum(trie.probability / trie.lengths)])
-    visits = np.bincount(level.parent, per_token[level.stop] - per_token[level.start], parents)
-    return float((divergence * visits).sum())
-
-
 def write_law(
     settings: StructuredBenchmark | OpenEndedBenchmark,
     prompts: pd.DataFrame,
@@ -183,8 +168,10 @@ def write_law(
             start = Prefixes.of(model, [prompt])
             if isinstance(settings, StructuredBenchmark):
                 target = for_prompt(registry, prompt_id, settings.decimals, settings.max_bins)
-                rows = rows_within(cache_tokens, prompt)
-                record = on_target(start, tokenizer, ends[0], target, rows, temperature)
+                trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, ends[0])
+                rows, (family, parameters) = rows_within(cache_tokens, prompt), registry.parse(prompt_id)
+                record = on_target(start, trie, target, rows, temperature)
+                record["trie_kl_floor"] = trie_floor(tokenizer, trie, target.values, family.frozen(parameters))
                 record |= bounded(start, tokenizer, ends, prompt_id, target, registry, settings, rows, temperature)
             else:
                 record = _first_token(start, temperature)
@@ -194,11 +181,8 @@ def write_law(
     write_table(pd.DataFrame(records), out, **facts)
 
 
-def on_target(
-    start: Prefixes, tokenizer: Any, end: int, target: Target, rows: int, temperature: float = 1.0
-) -> dict[str, Any]:
+def on_target(start: Prefixes, trie: Trie, target: Target, rows: int, temperature: float = 1.0) -> dict[str, Any]:
     """Columns of one prompt, the only row of `start`: support_probability, trie_kl, sequence_kl, …, law [values]."""
-    trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, end)
     law = trie_law(start, trie, rows, temperature)
     return {
         "support_probability": math.exp(-law.support_nll),

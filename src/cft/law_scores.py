@@ -2,7 +2,7 @@
 
 Floors here are those of answers that follow the stated distribution exactly, rounded to the decimals of the target's
 strings: a continuous target is thinned, so that most of them are none of its strings (cft.target.lattice_floor). They
-are no draws, so that there is no quantile. That of the trie KL depends on the tokenizer and is not computed.
+are no draws, so that there is no quantile. That of the trie KL depends on the tokenizer and comes with the law.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from cft.target import lattice_floor
 
 BOUNDED = ("law_valid", "law_invalid", "law_ks", "law_pit_w1", "law_w1", "law_tv", "law_pit_w1_certain")
 LAW_METRICS = (
-    "support_probability", "trie_kl", "sequence_kl", "support_nll", "kl_within_support",
+    "support_probability", "trie_kl", "trie_kl_floor", "sequence_kl", "support_nll", "kl_within_support",
     *(f"{name}_{side}" for name in BOUNDED for side in ("low", "high")),
     "law_stray", "law_unresolved", "law_gap", "law_nodes",
 )  # fmt: skip

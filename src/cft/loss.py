@@ -5,8 +5,7 @@ from typing import Any
 import torch
 
 from cft.memory import PART
-
-FLOOR = 1e-8  # smallest probability of a token of a target's law, as in the released code
+from cft.trie import FLOOR
 
 
 def law_loss(

@@ -126,11 +126,17 @@ def lattice_floor(frozen: Any, values: Sequence[str], probabilities: np.ndarray)
         law = frozen.pmf(points)
     else:
         half = 0.5 * 10.0 ** -len(values[0].partition(".")[2])
-        below, above = points - half, points + half
-        # Each side by its own tail: far out in the other one, differences of numbers close to 1 would be left.
-        upper = points > frozen.median()
-        law = np.where(upper, frozen.sf(below) - frozen.sf(above), frozen.cdf(above) - frozen.cdf(below))
+        law = between(frozen, points - half, points + half)
     some = probabilities > 0
     with np.errstate(divide="ignore"):
         divergence = probabilities[some] * (np.log(probabilities[some]) - np.log(law[some]))
     return float(law.sum()), float(divergence.sum())
+
+
+def between(frozen: Any, below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """[n] the probabilities of the intervals from `below` to `above` [n] under a SciPy distribution, no end an atom."""
+    if isinstance(frozen.dist, rv_discrete):  # between integers some of its functions are NaN
+        below, above = np.floor(below), np.floor(above)
+    # Each side by its own tail: far out in the other one, differences of numbers close to 1 would be left.
+    upper = below > frozen.median()
+    return np.where(upper, frozen.sf(below) - frozen.sf(above), frozen.cdf(above) - frozen.cdf(below))

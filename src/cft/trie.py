@@ -14,6 +14,7 @@ from cft import CftError
 
 Ragged = tuple[np.ndarray, np.ndarray]
 END = -1
+FLOOR = 1e-8  # smallest probability of a token of a target's law, as in the released code
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,26 @@ class Trie:
                 stop=stop,
             )
             before = start
+
+    def soft_loss(self, levels: Sequence[Level], steps: Sequence[np.ndarray]) -> float:
+        """The expected soft loss in nats: KL(next-token law || a model's), mean over a drawn value's tokens.
+
+        levels    all of this trie
+        steps     [nodes] for each level, the model's log-probability of the last token of each prefix
+        """
+        per_token = np.concatenate([[0], np.cumsum(self.probability / self.lengths)])
+        total, above = 0.0, np.ones(1)
+        for level, step in zip(levels, steps, strict=True):
+            parents = len(above)
+            share = level.mass / np.maximum(above[level.parent], np.finfo(float).tiny)
+            floored = np.maximum(share, FLOOR)
+            floored /= np.bincount(level.parent, floored, parents)[level.parent]
+            divergence = np.bincount(level.parent, floored * (np.log(floored) - step), parents)
+            # A prefix's KL counts once in each value through it, divided by that value's number of tokens.
+            visits = np.bincount(level.parent, per_token[level.stop] - per_token[level.start], parents)
+            total += float((divergence * visits).sum())
+            above = level.mass
+        return total
 
 
 def build_trie(ragged: Ragged, probabilities: np.ndarray, terminator: int) -> Trie:

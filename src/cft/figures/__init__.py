@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 
 from cft import CftError, parts
 from cft.distributions import Registry, registry
+from cft.evidence import named
 from cft.provenance import replacing
-from cft.summary import where
+from cft.summary import in_order, where
 from cft.trie import Ragged
 
 STYLE = Path(__file__).parent / "style.mplstyle"
@@ -100,16 +101,19 @@ def line(style: dict[str, Any]) -> dict[str, Any]:
     return style | {"marker": ""}
 
 
-def first_run(draws: pd.DataFrame, benchmark: str) -> pd.DataFrame:
-    """A benchmark's draws of the first model and its first seed; raises CftError when there are none.
+def first_run(draws: pd.DataFrame, benchmark: str, part: str = "") -> pd.DataFrame:
+    """A benchmark's draws of one model and its first seed; raises CftError when there are none.
+
+    The first model whose name contains `part`, in any case, or else the first of all.
 
     One seed only: base draws the same texts for every seed, so that pooled draws would not be independent.
     """
     rows = where(draws, benchmark=benchmark)
     if rows.empty:
         raise CftError(f"the draws hold nothing of the benchmark {benchmark!r}")
-    first = rows.iloc[0]
-    return where(rows, model=first["model"], seed=first["seed"])
+    models = in_order(rows["model"])
+    rows = where(rows, model=named(models, part) or models[0])
+    return where(rows, seed=rows["seed"].iloc[0])
 
 
 def save(figure: Figure, numbers: pd.DataFrame, pdf_path: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""The most frequent answers of the first model to "a random weekday" and "a random city", by method."""
+"""The most frequent answers to "a random weekday" and "a random city" by method, of the models that the paper shows."""
 
 from collections import Counter
 
@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from cft import CftError
 from cft.benchmarks import open_ended
+from cft.evidence import NOUN_MODELS
 from cft.figures import Sources, first_run, method_styles, styled
 from cft.stats import wilson
 from cft.summary import in_order, where
 
-NOUNS = ("weekday", "city")
 TOP = 8
 LONGEST_LABEL = 16
 
@@ -21,22 +21,23 @@ LONGEST_LABEL = 16
 @styled
 def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
     """A row of panels per noun, a column per method; the numbers are the bars: answer, count, share, interval."""
-    draws = first_run(sources.need("draws"), "open_ended")
-    nouns = [noun for noun in NOUNS if noun in set(draws["prompt_id"])]
-    if not nouns:
+    chosen = {noun: first_run(sources.need("draws"), "open_ended", part) for noun, part in NOUN_MODELS.items()}
+    answers = {noun: found for noun, rows in chosen.items() if len(found := where(rows, prompt_id=noun))}
+    if not answers:
         raise CftError(
-            f"the open-ended draws hold neither of the nouns {', '.join(NOUNS)}; raise the benchmark's limit"
+            f"the open-ended draws hold neither of the nouns {', '.join(NOUN_MODELS)}; raise the benchmark's limit"
         )
-    methods = in_order(draws["method"])
+    methods = in_order(method for rows in answers.values() for method in rows["method"])
     styles = method_styles(methods)
 
-    figure = Figure(figsize=(max(4.8, 2.4 * len(methods)), 2.5 * len(nouns) + 0.4))
-    grid = figure.subplots(len(nouns), len(methods), sharex="row", squeeze=False)
+    figure = Figure(figsize=(max(4.8, 2.4 * len(methods)), 2.5 * len(answers) + 0.4))
+    grid = figure.subplots(len(answers), len(methods), sharex="row", squeeze=False)
     numbers = []
-    for panels, noun in zip(grid, nouns, strict=True):
+    for panels, (noun, rows) in zip(grid, answers.items(), strict=True):
+        model = rows["model"].iloc[0]
         for axes, method in zip(panels, methods, strict=True):
-            texts = where(draws, prompt_id=noun, method=method)["text"].tolist()
-            found = top_answers(texts).assign(noun=noun, method=method)
+            texts = where(rows, method=method)["text"].tolist()
+            found = top_answers(texts).assign(noun=noun, model=model, method=method)
             _panel(axes, found, styles[method]["color"])
             axes.set_title(
                 f"{method}: a random {noun}\n{_summary(found)}", loc="right"
@@ -44,9 +45,10 @@ def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
             numbers.append(found)
         widest = max((found["high"].max() for found in numbers[-len(methods) :] if len(found)), default=1)
         panels[0].set_xlim(0, 103 * widest)  # percent, and a little room; the row shares the axis
+        panels[0].set_ylabel(model)
     for axes in grid[-1]:
         axes.set_xlabel("share of draws (%)")
-    figure.suptitle(str(draws["model"].iloc[0]), fontsize=9)
+    figure.align_ylabels(grid[:, 0])
     return figure, pd.concat(numbers, ignore_index=True)
 
 
