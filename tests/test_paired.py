@@ -177,22 +177,42 @@ def test_extremes_of_joint_intervals():
     assert np.isnan(paired.extreme(np.min, [*found, Interval(np.nan, np.nan, np.nan)]).low)
 
 
+def shares_of_draws(*shares):
+    """The scores of 100 draws of "weekday" with each of so many seeds."""
+    rows = [
+        ("m", "base", seed, "open_ended", "open_ended", "weekday", *pair)
+        for seed, share in enumerate(shares)
+        for pair in (("n", 100), ("top_share", share))
+    ]
+    columns = ["model", "method", "seed", "benchmark", "split", "item", "metric", "value"]
+    return paired.scores_of(pd.DataFrame(rows, columns=columns), "open_ended")
+
+
 def test_interval_of_a_share_of_draws_covers_the_truth():
     found = []
     for seed in range(SIMULATIONS):
-        draws = np.random.default_rng(seed).binomial(100, 0.8) / 100
-        rows = [
-            ("m", "base", 0, "open_ended", "open_ended", "weekday", *pair)
-            for pair in (("n", 100), ("top_share", draws))
-        ]
-        scores = pd.DataFrame(
-            rows, columns=["model", "method", "seed", "benchmark", "split", "item", "metric", "value"]
-        )
-        wide = paired.scores_of(scores, "open_ended")
+        wide = shares_of_draws(np.random.default_rng(seed).binomial(100, 0.8) / 100)
         share = paired.share_of_draws(wide, "top_share", "weekday", "m", "base")
         found.append(covers(resampling.interval(share), 0.8))
     assert sum(found) in COVERED
     assert paired.share_of_draws(wide, "top_share", "city", "m", "base") is None
+
+
+def test_a_share_of_draws_is_of_the_draws_of_all_seeds():
+    one, four = (
+        paired.share_of_draws(shares_of_draws(*shares), "top_share", "weekday", "m", "base")
+        for shares in ([0.8], [0.8] * 4)
+    )
+    assert (one.units, four.units) == (100, 400)
+    assert four.values.std() == pytest.approx(one.values.std() / 2, rel=0.1)
+    # Each with its own law's error, and few seeds: rather too wide than too narrow.
+    found = []
+    for seed in range(SIMULATIONS):
+        wide = shares_of_draws(*np.random.default_rng(seed).binomial(100, 0.15, 3) / 100)
+        found.append(
+            covers(resampling.interval(paired.share_of_draws(wide, "top_share", "weekday", "m", "base")), 0.15)
+        )
+    assert sum(found) >= COVERED[0]
 
 
 def test_items_of_the_same_name_in_two_splits_are_two_units():

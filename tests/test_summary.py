@@ -124,6 +124,28 @@ def test_a_seed_without_a_value_does_not_halve_the_error_of_the_others():
     assert np.nanstd(beside.values) == pytest.approx(alone.values.std(), rel=0.1)
 
 
+def test_draws_of_every_seed_are_draws_of_their_own():
+    """Four seeds that agree, with as large an error each: the mean has half the error."""
+    one = pd.DataFrame(5.0, index=range(40), columns=[0])
+    four = pd.concat([one] * 4, axis=1).set_axis(range(4), axis=1)
+    alone, together = (
+        resampling.resample(resampling.combine, resampling.Drawn(part, part * 0 + 0.5)) for part in (one, four)
+    )
+    assert together.values.std() == pytest.approx(alone.values.std() / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_coverage_with_draws_of_several_seeds(seeds):
+    """Six families that differ little, seeds not at all: nearly all of the variance is that of draws."""
+    held = 0
+    for number in range(200):
+        rng = np.random.default_rng(number)
+        found = pd.DataFrame(10 + rng.normal(0, 0.1, (6, 1)) + rng.normal(0, 0.5, (6, seeds)))
+        low, high = summary.estimate(resampling.Drawn(found, found * 0 + 0.5))[1:]
+        held += low <= 10 <= high
+    assert held >= 188  # 95% are 190, with a standard error of 3
+
+
 def test_families_of_different_sizes_weigh_the_same():
     index = pd.MultiIndex.from_tuples([("a", 0), ("a", 1), ("a", 2), ("b", 3)], names=["unit", "item"])
     values = pd.DataFrame([[1.0], [2.0], [3.0], [10.0]], index=index)

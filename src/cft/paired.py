@@ -163,13 +163,13 @@ def share_of_models(parts: Sequence[Resampled]) -> Interval:
 def share_of_draws(wide: pd.DataFrame, metric: str, item: str, model: str, method: str) -> Resampled | None:
     """A share of one prompt's draws, which are its units; None where the prompt was not run.
 
-    Seeds are resampled; the share given the draws is drawn from Jeffreys' posterior, Beta(k + 1/2, n - k + 1/2). n is
-    what one seed has, as base may repeat its draws for every seed.
+    Seeds are resampled; the share given the draws is drawn from Jeffreys' posterior, Beta(k + 1/2, n - k + 1/2), of all
+    seeds together, as each has draws of its own.
     """
     cells = [cell(wide, name, model, method) for name in (metric, "n")]
     if any(item not in part.index for part in cells):
         return None
-    shares, n = cells[0].loc[item].dropna().to_numpy(), cells[1].loc[item].mean()
+    shares, n = cells[0].loc[item].dropna().to_numpy(), cells[1].loc[item].sum()
     if not len(shares):
         return None
     generator = stream(0, "bootstrap draws", method)

@@ -93,8 +93,7 @@ def resample(function: Callable[..., np.ndarray], *cells: pd.DataFrame | Drawn, 
         for number, (part, error, given) in enumerate(zip(values, errors, cells, strict=True)):
             again = _taken(_seed_means(part, weights), items)
             if isinstance(given, Drawn) and error.any():
-                # The errors of seeds are added as if these had the same draws, as those of base may.
-                noise = _noise(sizes, number, stratum) * _taken(_seed_means(error, weights), items)
+                noise = _noise(sizes, number, stratum) * _taken(_errors_of_means(error, weights), items)
                 room = np.minimum(again, given.most - again)
                 again = again + np.clip(noise, -room, room)  # as far both ways: the mean stays
             resampled.append(combine(again))
@@ -157,6 +156,13 @@ def _seed_means(part: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """[RESAMPLES, items] means over weighted seeds of `part` [items, seeds], NaN left out."""
     known = ~np.isnan(part)
     return (weights @ np.where(known, part, 0).T) / (weights @ known.T)
+
+
+def _errors_of_means(error: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """[RESAMPLES, items] standard errors of _seed_means from those of each seed, [items, seeds]; every seed has draws
+    of its own, base too."""
+    known = ~np.isnan(error)
+    return (weights @ np.where(known, error, 0).T ** 2) ** 0.5 / (weights @ known.T)
 
 
 def _taken(values: np.ndarray, places: np.ndarray) -> np.ndarray:
