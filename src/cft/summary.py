@@ -34,6 +34,16 @@ def reference(methods: list[str]) -> str:
     return "base" if "base" in methods else methods[0]
 
 
+def runs(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """The first columns of a table: model, method, and how many `seeds` they have; models in order, then methods."""
+    return [
+        {"model": model, "method": method, "seeds": len(in_order(where(rows, method=method)["seed"]))}
+        for model in in_order(scores["model"])
+        for rows in [where(scores, model=model)]
+        for method in in_order(rows["method"])
+    ]
+
+
 def collect(scores: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     """One benchmark's scores, a row per (model, method, split, unit, seed), a column per metric.
 

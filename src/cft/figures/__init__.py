@@ -14,7 +14,9 @@ from typing import Any
 
 import matplotlib.style
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cft import CftError, parts
 from cft.distributions import Registry, registry
@@ -101,12 +103,19 @@ def line(style: dict[str, Any]) -> dict[str, Any]:
     return style | {"marker": ""}
 
 
+def decimal_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis that read 0.1, 0.2, 0.5; only powers of ten where more would touch each other."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def first_run(draws: pd.DataFrame, benchmark: str, part: str = "") -> pd.DataFrame:
     """A benchmark's draws of one model and its first seed; raises CftError when there are none.
 
-    The first model whose name contains `part`, in any case, or else the first of all.
-
-    One seed only: base draws the same texts for every seed, so that pooled draws would not be independent.
+    The first model whose name contains `part`, in any case, or else the first of all. One seed only: adapters of
+    different seeds are different models, and intervals of pooled draws would not say so.
     """
     rows = where(draws, benchmark=benchmark)
     if rows.empty:

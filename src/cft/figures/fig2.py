@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cft.fidelity import structured
-from cft.figures import Sources, method_styles, styled
+from cft.figures import Sources, decimal_ticks, method_styles, styled
 from cft.summary import SPLITS, in_order, where
 from cft.tables.table1 import law_bounds
 
@@ -42,7 +41,7 @@ def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
             _panel(axes, where(found, measure=measure, split=split), models, methods, styles)
         panels[0].set_ylabel(ROWS[measure])
         _keep_readable(panels, where(found, measure=measure))
-        _decimal_ticks(panels[0])
+        decimal_ticks(panels[0].yaxis)
     for axes, split in zip(grid[0], splits, strict=True):
         axes.set_title(SPLITS[split])
     for axes in grid[-1]:
@@ -85,14 +84,6 @@ def _keep_readable(panels: np.ndarray, rows: pd.DataFrame) -> None:
     highest, end = (np.nanmax(rows[name].to_numpy(float), initial=0) for name in ("value", "high"))
     if highest > 0 and end > CUT * highest:
         panels[0].set_ylim(top=CUT * highest)
-
-
-def _decimal_ticks(axes: Axes) -> None:
-    """Ticks that read 0.1, 0.2, 0.5; only powers of ten where more would touch each other."""
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _incomplete(row: Any) -> bool:

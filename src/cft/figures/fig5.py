@@ -8,11 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cft import CftError
 from cft.benchmarks.structured import family_of
-from cft.figures import Sources, method_styles, styled
+from cft.figures import Sources, decimal_ticks, method_styles, styled
 from cft.fit import ALPHA, benjamini_hochberg
 from cft.summary import SPLITS, in_order, where
 
@@ -98,9 +97,7 @@ def _panel(axes: Axes, found: pd.DataFrame, names: list[str], styles: dict[str, 
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    decimal_ticks(axes.xaxis)
 
 
 def _legend(found: pd.DataFrame, methods: list[str], styles: dict[str, Any]) -> list[Any]:

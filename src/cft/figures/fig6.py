@@ -8,10 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cft import CftError
-from cft.figures import Sources, method_styles, styled
+from cft.figures import Sources, decimal_ticks, method_styles, styled
 from cft.paired import BASE, five_tasks, scores_of
 from cft.resampling import interval
 from cft.summary import cell, columns, drawn, estimate, in_order
@@ -46,7 +45,7 @@ def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
     for axes, part in zip(panels, parts, strict=True):
         _panel(axes, part, styles)
         axes.set_ylabel("mean of five tasks, change to base\n(percentage points)")
-    _decimal_ticks(panels[0])
+    decimal_ticks(panels[0].xaxis)
     panels[-1].set_xlabel("W1 on the probability scale, unseen families (lower: more faithful)")
     handles = [Line2D([], [], **(styles[name] | {"linestyle": ""}), label=name) for name in methods]
     handles.append(Line2D([], [], color="0.6", linewidth=2.2, label="perfect sampler (floor)"))
@@ -98,13 +97,6 @@ def points(scores: pd.DataFrame) -> pd.DataFrame:
             "no method has scores of structured and, with base's, of the five tasks of tinybenchmarks; run both"
         )
     return pd.DataFrame(rows)
-
-
-def _decimal_ticks(axes: Axes) -> None:
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _number(figure: Figure, axes: Axes, found: pd.DataFrame, models: list[str], styles: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from cft.benchmarks.mcq import LETTERS
 from cft.paired import BASE, mean_difference, pooled
 from cft.resampling import UNKNOWN, bootstrap
 from cft.stats import Interval, wilson
-from cft.summary import cell, collect, columns, estimate, in_order, where
+from cft.summary import cell, collect, columns, estimate, runs, where
 
 BENCHMARKS = ("open_ended", "mcq", "novelty")
 
@@ -31,18 +31,11 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
     ran = [name for name in BENCHMARKS if name in set(scores["benchmark"])] or list(BENCHMARKS)
     wide = {name: collect(scores, name) for name in ran}
     used = pd.concat([where(scores, benchmark=name) for name in ran])
-    rows = []
-    for model in in_order(used["model"]):
-        for method in in_order(where(used, model=model)["method"]):
-            mine = where(used, model=model, method=method)
-            row = {"model": model, "method": method, "seeds": len(in_order(mine["seed"]))}
-            if "open_ended" in wide:
-                row |= _open_ended(wide["open_ended"], model, method)
-            if "mcq" in wide:
-                row |= _mcq(wide["mcq"], model, method)
-            if "novelty" in wide:
-                row |= _novelty(wide["novelty"], model, method)
-            rows.append(row)
+    parts = {"open_ended": _open_ended, "mcq": _mcq, "novelty": _novelty}
+    rows = runs(used)
+    for row in rows:
+        for name in wide:
+            row |= parts[name](wide[name], row["model"], row["method"])
     return pd.DataFrame(rows)
 
 
@@ -65,7 +58,7 @@ def _mcq(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
 def _share(wide: pd.DataFrame, metric: str, of: str, model: str, method: str) -> Interval:
     """A share of as many texts as the metric `of` says, with its Wilson interval for the texts of one seed.
 
-    Base may repeat its texts for every seed, and pooled ones would not be independent.
+    That of the texts of all seeds would not say how much adapters of different seeds differ.
     """
     shares, counts = (cell(wide, name, model, method).to_numpy() for name in (metric, of))
     shares, counts = shares[~np.isnan(shares)], counts[counts > 0]

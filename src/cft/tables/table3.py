@@ -5,7 +5,7 @@ import pandas as pd
 from cft.fit import holm
 from cft.paired import BASE, five_tasks, mcnemar, mean_difference, once_for_all_seeds, scores_of
 from cft.resampling import UNKNOWN, bootstrap, interval
-from cft.summary import cell, collect, columns, estimate, in_order, where
+from cft.summary import cell, collect, columns, estimate, in_order, runs, where
 
 BENCHMARK = "tinybenchmarks"
 LABELS = {
@@ -28,15 +28,12 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
     correct = scores_of(scores, BENCHMARK, ["correct"])
     used = where(scores, benchmark=BENCHMARK)
     tasks = sorted(in_order(used["split"]), key=lambda task: [*LABELS, task].index(task))
-    rows = []
-    for model in in_order(used["model"]):
-        for method in in_order(where(used, model=model)["method"]):
-            mine = where(used, model=model, method=method)
-            row = {"model": model, "method": method, "seeds": len(in_order(mine["seed"]))}
-            row |= _aggregate(correct, model, method)
-            for task in tasks:
-                row |= _task(everything, correct, model, method, task)
-            rows.append(row)
+    rows = runs(used)
+    for row in rows:
+        whose = row["model"], row["method"]
+        row |= _aggregate(correct, *whose)
+        for task in tasks:
+            row |= _task(everything, correct, *whose, task)
     table = pd.DataFrame(rows)
     p_values = [column for column in table if column.endswith(P_VALUE)]
     table[p_values] = holm(table[p_values].to_numpy(float).ravel()).reshape(len(table), len(p_values))

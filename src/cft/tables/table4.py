@@ -6,7 +6,7 @@ import pandas as pd
 from cft.paired import BASE, block_sums, exp, log_perplexity_ratio, scores_of
 from cft.resampling import UNKNOWN, bootstrap
 from cft.stats import Interval
-from cft.summary import cell, collect, columns, estimate, in_order, where
+from cft.summary import cell, collect, columns, estimate, in_order, runs, where
 
 BENCHMARK = "paloma"
 ALL = "all"
@@ -18,17 +18,14 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
     blocks = scores_of(scores, BENCHMARK, ["nats", "tokens"])
     used = where(scores, benchmark=BENCHMARK)
     slices = [name for name in in_order(used["split"]) if name != ALL]
-    rows = []
-    for model in in_order(used["model"]):
-        for method in in_order(where(used, model=model)["method"]):
-            mine = where(used, model=model, method=method)
-            row: dict[str, float | str] = {"model": model, "method": method, "seeds": len(in_order(mine["seed"]))}
-            row["bits_per_byte"] = estimate(_whole(wide, "bits_per_byte", model, method, ALL)).estimate
-            for name in [ALL, *slices]:
-                logs = _whole(wide, "perplexity", model, method, name).map(np.log)
-                row[f"{name}_perplexity"] = float(np.exp(estimate(logs).estimate))
-                row |= columns(f"{name}_ratio", _ratio(blocks, model, method, [name] if name != ALL else slices))
-            rows.append(row)
+    rows = runs(used)
+    for row in rows:
+        whose = row["model"], row["method"]
+        row["bits_per_byte"] = estimate(_whole(wide, "bits_per_byte", *whose, ALL)).estimate
+        for name in [ALL, *slices]:
+            logs = _whole(wide, "perplexity", *whose, name).map(np.log)
+            row[f"{name}_perplexity"] = float(np.exp(estimate(logs).estimate))
+            row |= columns(f"{name}_ratio", _ratio(blocks, *whose, [name] if name != ALL else slices))
     return pd.DataFrame(rows)
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from cft.paired import BASE, scores_of
 from cft.resampling import UNKNOWN
-from cft.summary import SPLITS, cell, collect, columns, drawn, estimate, in_order, ratio, where
+from cft.summary import SPLITS, cell, collect, columns, drawn, estimate, ratio, runs, where
 
 BENCHMARKS = ("structured", "open_ended")
 
@@ -17,16 +17,11 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
     wide = {name: scores_of(scores, name) for name in BENCHMARKS}
     wide = {name: found for name, found in wide.items() if len(found)} or {"structured": collect(scores, "structured")}
     used = pd.concat([where(scores, benchmark=name) for name in wide])
-    rows = []
-    for model in in_order(used["model"]):
-        for method in in_order(where(used, model=model)["method"]):
-            mine = where(used, model=model, method=method)
-            row = {"model": model, "method": method, "seeds": len(in_order(mine["seed"]))}
-            if "structured" in wide:
-                row |= _structured(wide["structured"], model, method)
-            if "open_ended" in wide:
-                row |= _open_ended(wide["open_ended"], model, method)
-            rows.append(row)
+    parts = {"structured": _structured, "open_ended": _open_ended}
+    rows = runs(used)
+    for row in rows:
+        for name in wide:
+            row |= parts[name](wide[name], row["model"], row["method"])
     return pd.DataFrame(rows)
 
 
