@@ -22,9 +22,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def head():
-    """The environment of a head node: Snakemake without torch, and nothing of what runs the tests."""
+    """The environment of a head node: Snakemake without torch, looking often, and nothing of what runs the tests."""
     must(ROOT / "containers/locks/install", HEAD, "head")
-    folders = [HEAD / "bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+    folders = [HERE / "often", HEAD / "bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL", "PYTEST"))}
     return kept | {"PATH": ":".join(map(str, folders)), "COLUMNS": "200"}
 
