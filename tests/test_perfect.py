@@ -72,6 +72,7 @@ def floor_by_enumeration(tokenizer, trie, target, frozen, decimals):
         ("skellam", {"mu1": 40.5, "mu2": 40.5}, 5, 1001),
         ("hypergeometric", {"M": 100.0, "K": 50.0, "N": 20.0}, 5, 1001),
         ("inverse_gaussian", {"mu": 5.0, "lambda": 7.0}, 1, 101),
+        ("inverse_gaussian", {"mu": 3.5, "lambda": 8.0}, 1, 101),  # SciPy's quantiles of 1e-15 are not its own
         ("bernoulli", {"p": 0.1}, 5, 1001),
         ("geometric", {"p": 0.2}, 5, 1001),
     ],
@@ -88,9 +89,11 @@ def test_the_floor_by_enumeration(families, kind, family, parameters, decimals, 
 
 def test_the_floor_is_unknown_where_digits_are_cut_by_what_they_are(families):
     tokenizer = in_groups(r"12|\d|\.|-")
-    target = make_target(families, "poisson", {"lambda": 12.0})
-    trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, END)
-    assert math.isnan(trie_floor(tokenizer, trie, target.values, families["poisson"].frozen({"lambda": 12.0})))
+    # Of "0" and "1" too: a mean over such targets alone would be taken for that of all.
+    for family, parameters in {"poisson": {"lambda": 12.0}, "bernoulli": {"p": 0.5}}.items():
+        target = make_target(families, family, parameters)
+        trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, END)
+        assert math.isnan(trie_floor(tokenizer, trie, target.values, families[family].frozen(parameters)))
 
 
 @pytest.mark.parametrize(("kind", "gaussian", "mean"), [("qwen3", 0.93, 0.68), ("llama", 1.48, 1.10)])

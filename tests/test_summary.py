@@ -134,18 +134,6 @@ def test_draws_of_every_seed_are_draws_of_their_own():
     assert together.values.std() == pytest.approx(alone.values.std() / 2, rel=0.1)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_coverage_with_draws_of_several_seeds(seeds):
-    """Six families that differ little, seeds not at all: nearly all of the variance is that of draws."""
-    held = 0
-    for number in range(200):
-        rng = np.random.default_rng(number)
-        found = pd.DataFrame(10 + rng.normal(0, 0.1, (6, 1)) + rng.normal(0, 0.5, (6, seeds)))
-        low, high = summary.estimate(resampling.Drawn(found, found * 0 + 0.5))[1:]
-        held += low <= 10 <= high
-    assert held >= 188  # 95% are 190, with a standard error of 3
-
-
 def test_families_of_different_sizes_weigh_the_same():
     index = pd.MultiIndex.from_tuples([("a", 0), ("a", 1), ("a", 2), ("b", 3)], names=["unit", "item"])
     values = pd.DataFrame([[1.0], [2.0], [3.0], [10.0]], index=index)

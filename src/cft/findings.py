@@ -118,6 +118,6 @@ def _floors(scores: pd.DataFrame) -> str:
     support, divergence = (number(float(means[name])) for name in LAW_FLOORS)
     return (
         f" Answers that follow the stated distributions exactly, rounded to the strings' decimals, have a support "
-        f"probability of {support} and a sequence KL of {divergence} nats (mean over families), not 1 and 0; table 1 "
-        "has their trie KL, which depends on the tokenizer. A model that was trained on the same strings can be better."
+        f"probability of {support} and a sequence KL of {divergence} nats (mean over families), not 1 and 0; their "
+        "trie KL, above 0 too, depends on the tokenizer. A model that was trained on the same strings can be better."
     )

@@ -18,7 +18,7 @@ from cft.target import between
 from cft.trie import Trie
 
 MOST_DIGITS = 16  # of a whole part: more are beyond what a float tells apart
-NEGLIGIBLE = 1e-15  # probability of either tail
+ROUNDING = 1e-9  # nats; where every answer is listed, the sum is not exactly 0
 TRIED = 12  # numbers of each form
 Form = tuple[bool, int]  # whether there is a minus, and the number of whole digits
 Cut = tuple[int, ...]  # characters up to the end of each token
@@ -28,12 +28,15 @@ def trie_floor(tokenizer: Any, trie: Trie, values: list[str], frozen: Any) -> fl
     """The trie KL, in nats per token, of answers that follow a SciPy distribution exactly.
 
     values    of the target, as `trie` was built from them; all have the same number of decimals
-    NaN where the tokenizer cuts numbers of the same form in different places.
+    NaN where the tokenizer cuts any numbers of the same form in different places, so that of all its targets or none.
     """
     decimals = len(values[0].partition(".")[2])
     forms = _forms(tokenizer, decimals)
     cuts = _cuts(tokenizer, values)
-    if any(forms[_form(value)] != cut for value, cut in zip(values, cuts, strict=True)):
+    regular = None not in forms.values() and all(
+        forms[_form(value)] == cut for value, cut in zip(values, cuts, strict=True)
+    )
+    if not regular:
         return float("nan")
     levels, steps, above = list(trie.levels()), [], np.ones(1)
     for depth, level in enumerate(levels):
@@ -49,7 +52,8 @@ def trie_floor(tokenizer: Any, trie: Trie, values: list[str], frozen: Any) -> fl
         mass = np.maximum(mass, np.finfo(float).tiny)  # what is impossible far out in a tail weighs nothing
         steps.append(np.log(mass / above[level.parent]))
         above = mass
-    return trie.soft_loss(levels, steps)
+    loss = trie.soft_loss(levels, steps)
+    return loss if loss > ROUNDING else 0.0
 
 
 def _cuts(tokenizer: Any, texts: Sequence[str]) -> list[Cut]:
@@ -107,6 +111,6 @@ def _spans(
 def _masses(spans: np.ndarray, frozen: Any, decimals: int) -> np.ndarray:
     minus, low, high = spans.T
     near, far = (low - 0.5) / 10**decimals, (high + 0.5) / 10**decimals
-    edges = np.array([np.where(minus, -far, near), np.where(minus, -near, far)])
-    # Some tails are no numbers far out.
-    return between(frozen, *np.clip(edges, frozen.ppf(NEGLIGIBLE) - 1, frozen.isf(NEGLIGIBLE) + 1))
+    with np.errstate(all="ignore"):  # far out in a tail, where nothing is, some of SciPy's functions are NaN
+        found = between(frozen, np.where(minus, -far, near), np.where(minus, -near, far))
+    return np.nan_to_num(found)

@@ -9,6 +9,7 @@ Each level is in the differences between the units above it already and is count
 p. 100), so that intervals are rather too wide. Percentiles of few units or seeds are too narrow; see `_reach`. A 95%
 interval then holds the truth in 95-98% of cases with 6 and with 24 families (tests/test_summary.py), in 92-99% with 2
 to 12 models, in 93-99% with 2 to 5 seeds, but in 87-91% where these decide more than families do (test_resampling.py).
+Rates close to 1 are skewed over families, and their intervals hold the truth somewhat less often.
 """
 
 import warnings
