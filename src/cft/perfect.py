@@ -33,10 +33,7 @@ def trie_floor(tokenizer: Any, trie: Trie, values: list[str], frozen: Any) -> fl
     decimals = len(values[0].partition(".")[2])
     forms = _forms(tokenizer, decimals)
     cuts = _cuts(tokenizer, values)
-    regular = None not in forms.values() and all(
-        forms[_form(value)] == cut for value, cut in zip(values, cuts, strict=True)
-    )
-    if not regular:
+    if forms is None or any(forms[_form(value)] != cut for value, cut in zip(values, cuts, strict=True)):
         return float("nan")
     levels, steps, above = list(trie.levels()), [], np.ones(1)
     for depth, level in enumerate(levels):
@@ -66,8 +63,8 @@ def _form(text: str) -> Form:
     return text.startswith("-"), len(whole.lstrip("-"))
 
 
-def _forms(tokenizer: Any, decimals: int) -> dict[Form, Cut | None]:
-    """Where numbers of each form are cut; None where not all alike, or a token has no characters of its own."""
+def _forms(tokenizer: Any, decimals: int) -> dict[Form, Cut] | None:
+    """Where numbers of each form are cut; None where those of one are not all alike, or a token has no characters."""
     rng = np.random.default_rng(0)
     texts: dict[Form, list[str]] = {}
     for digits in range(1, MOST_DIGITS + 1):
@@ -76,18 +73,17 @@ def _forms(tokenizer: Any, decimals: int) -> dict[Form, Cut | None]:
         whole = ["".join(row[:digits]) + ("." if decimals else "") + "".join(row[digits:]) for row in rows]
         texts[False, digits], texts[True, digits] = whole, [f"-{text}" for text in whole]
     found = iter(_cuts(tokenizer, [text for group in texts.values() for text in group]))
-    forms: dict[Form, Cut | None] = {}
+    forms: dict[Form, Cut] = {}
     for form, group in texts.items():
         cuts = {next(found) for _ in group}
         cut = cuts.pop()
-        clear = not cuts and list(cut) == sorted(set(cut)) and cut[0] > 0
-        forms[form] = cut if clear else None
+        if cuts or list(cut) != sorted(set(cut)) or cut[0] == 0:
+            return None
+        forms[form] = cut
     return forms
 
 
-def _spans(
-    text: str, cut: Cut, whole: bool, forms: dict[Form, Cut | None], decimals: int
-) -> Iterator[tuple[bool, int, int]]:
+def _spans(text: str, cut: Cut, whole: bool, forms: dict[Form, Cut], decimals: int) -> Iterator[tuple[bool, int, int]]:
     """Which numbers begin with `text`, cut so: minus or not, and the first and last absolute value in ticks.
 
     whole    the text is all of the number
@@ -97,7 +93,7 @@ def _spans(
     longest = known if point or whole or digits == "0" else MOST_DIGITS
     for count in range(max(known, 1), longest + 1):
         form = forms[minus, count]
-        if form is None or form[: len(cut)] != cut or (whole and form != cut):
+        if form[: len(cut)] != cut:
             continue
         left = count - known + decimals - len(fraction)
         if digits:
