@@ -177,10 +177,10 @@ def test_extremes_of_joint_intervals():
     assert np.isnan(paired.extreme(np.min, [*found, Interval(np.nan, np.nan, np.nan)]).low)
 
 
-def shares_of_draws(*shares):
+def shares_of_draws(*shares, method="base"):
     """The scores of 100 draws of "weekday" with each of so many seeds."""
     rows = [
-        ("m", "base", seed, "open_ended", "open_ended", "weekday", *pair)
+        ("m", method, seed, "open_ended", "open_ended", "weekday", *pair)
         for seed, share in enumerate(shares)
         for pair in (("n", 100), ("top_share", share))
     ]
@@ -213,6 +213,21 @@ def test_a_share_of_draws_is_of_the_draws_of_all_seeds():
             covers(resampling.interval(paired.share_of_draws(wide, "top_share", "weekday", "m", "base")), 0.15)
         )
     assert sum(found) >= COVERED[0]
+
+
+@pytest.mark.parametrize(("before", "after", "decided"), [(0.74, 0.15, 0.2), (0.74, 0.24, 0.5)])
+def test_how_often_factors_of_city_are_decided_where_the_paper_is_right(before, after, decided):
+    """As the captions of the claims say, with three seeds; within 1.5 times of the factor."""
+    found = []
+    for seed in range(SIMULATIONS):
+        rng = np.random.default_rng(seed)
+        shares = []
+        for method, rate in (("soft", after), ("base", before)):
+            wide = shares_of_draws(*rng.binomial(100, rate, 3) / 100, method=method)
+            shares.append(paired.share_of_draws(wide, "top_share", "weekday", "m", method))
+        low, high = resampling.interval(paired.together(np.divide, *shares))[1:]
+        found.append(after / before / 1.5 < low and high < after / before * 1.5)
+    assert np.mean(found) == pytest.approx(decided, abs=0.1)
 
 
 def test_items_of_the_same_name_in_two_splits_are_two_units():

@@ -14,7 +14,7 @@ import pandas as pd
 from cft import paired
 from cft.benchmark_settings import PALOMA_SLICES
 from cft.claims_fidelity import fidelity, hard_and_soft
-from cft.evidence import BASE, HARD, JOINTLY, NOUN_MODELS, SOFT, TUNED, counted, exp, jointly, mean, named
+from cft.evidence import BASE, HARD, JOINTLY, NOUN_MODELS, SOFT, TUNED, counted, exp, jointly, mean
 from cft.paired import (
     at_equal_draws,
     block_sums,
@@ -30,7 +30,7 @@ from cft.paired import (
 )
 from cft.provenance import replacing
 from cft.resampling import UNKNOWN, Resampled, combine, interval
-from cft.summary import cell, in_order
+from cft.summary import cell, in_order, named
 from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, Found, criterion, verdict
 
 SOURCE = "arXiv 2605.11845"

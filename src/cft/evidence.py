@@ -29,11 +29,6 @@ def jointly(choose: Callable[..., Any], parts: Sequence[Resampled]) -> Found | N
     return Found(extreme(choose, [interval(part, 1 - 0.05 / len(parts)) for part in parts]), *counted(parts))
 
 
-def named(models: Sequence[str], part: str) -> str | None:
-    """The first model whose name contains `part`, in any case."""
-    return next((name for name in models if part in name.lower()), None)
-
-
 def exp(found: Found | None) -> Found | None:
     """What was found of logarithms on the original scale."""
     return found and found._replace(interval=paired.exp(found.interval))

@@ -1,6 +1,6 @@
 """From tidy scores to estimates: mean within a family, then over families, with 95% intervals (arXiv 2605.11845)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,11 @@ SPLITS = {"unseen_params": "unseen parameters", "unseen_families": "unseen famil
 def in_order(column: Iterable[Any]) -> list[Any]:
     """The different values of a column in the order of their first appearance."""
     return list(dict.fromkeys(column))
+
+
+def named(models: Sequence[str], part: str) -> str | None:
+    """The first model whose name contains `part`, in any case."""
+    return next((name for name in models if part in name.lower()), None)
 
 
 def where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:

@@ -20,9 +20,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cft import CftError, parts
 from cft.distributions import Registry, registry
-from cft.evidence import named
 from cft.provenance import replacing
-from cft.summary import in_order, where
+from cft.summary import in_order, named, where
 from cft.trie import Ragged
 
 STYLE = Path(__file__).parent / "style.mplstyle"
