@@ -9,8 +9,9 @@ logits. A soft label is a dictionary, made in a loop over the target's values th
 as long as the vocabulary; losses are added up label row by label row. A hard label is a token, and the loss PyTorch's
 cross-entropy over all places. Both find their labels within the step; tokens of supports and tries are there before.
 Each way has a process to itself: a step of the straightforward way gives gigabytes back to the system and asks for them
-again in the next, which another step should not pay for. First `finetune` itself: the share of its time outside forward
-and backward passes.
+again in the next, which another step should not pay for. And each timed step follows the one before it, which is not
+timed, as in a run: after the other way's step nothing would be left in the processor's caches. First `finetune` itself:
+the share of its time outside forward and backward passes.
 """
 
 import tempfile
@@ -194,7 +195,10 @@ def main(
     rows = []
     for name in ("soft", "hard"):
         for draws in (1, 4, 16):
-            ways = {way: partial(_turn, process, name, draws, rounds, count()) for way, process in processes.items()}
+            ways = {}
+            for way, process in processes.items():
+                turn = partial(_turn, process, name, draws, rounds)
+                ways |= {f"before {way}": partial(turn, count(-1)), way: partial(turn, count())}
             # The first step of each builds the tries and is not counted.
             times, losses = in_turns(ways, rounds)
             if abs(losses["ours"] - losses["naive"]) > 1e-5 * losses["naive"]:
