@@ -175,6 +175,21 @@ def test_what_an_experiment_goes_without_is_told():
     assert note.startswith("Without the method base for n: no differences")
 
 
+def test_data_that_only_a_mirror_can_give_are_told_before_hours_of_training(tmp_path, monkeypatch):
+    row = {"repo": "somebody/tasks", "kind": "dataset", "folder": "tasks"}
+    table = {"tasks": row | {"revision": None}, "others": row | {"revision": "0" * 40}}
+    (tmp_path / "assets.yaml").write_text(yaml.safe_dump(table))
+    config = smoke(assets=str(tmp_path / "assets.yaml"))
+    made_up = check(Experiment, config, "config")
+    config["benchmarks"]["tinybenchmarks"]["data"] = "upstream"
+    upstream = check(Experiment, config, "config")
+    monkeypatch.delenv("CFT_ASSETS", raising=False)
+    assert notes(made_up) == []
+    [note] = notes(upstream)
+    assert note.startswith(f"{tmp_path}/assets.yaml: tasks has no revision yet")
+    assert notes(upstream.model_copy(update={"assets_mirror": str(tmp_path)})) == []
+
+
 def test_more_methods_than_figures_can_tell_apart_are_refused_before_they_are_trained():
     own = {f"own{number:02}": TUNED for number in range(17)}
     with pytest.raises(CftError, match="no colours for 17 methods"):

@@ -52,3 +52,6 @@ def test_fitted_temperatures_are_told_by_model():
         law("b", "oracle", 2, 4.0),
     ]
     assert ran.temperatures([*synthetic.RUNS, *runs]) == {"fitted temperature, oracle": "a 1.23, b 4"}
+    fit = {"settings": {"kind": "temperature", "lowest": 0.2, "highest": 4.0}}
+    told = ran.temperatures([*runs, fit])["fitted temperature, oracle"]
+    assert told == "a 1.23, b 4 (an end of its range: the best may lie beyond)"

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from cft import CftError, benchmarks, figures, tables
+from cft.assets import REMEDY, Assets, Repository
 from cft.config import Experiment
 from cft.distributions import registry
+from cft.settings import read_yaml
 
 
 def notes(experiment: Experiment) -> list[str]:
@@ -20,8 +22,26 @@ def notes(experiment: Experiment) -> list[str]:
             raise CftError(f"figures: {name} shows changes from the method base, which is not among methods")
     if experiment.figures:
         figures.method_styles(list(experiment.methods))
+    return [*_unpinned(experiment), *_without_base(experiment)]
+
+
+def _without_base(experiment: Experiment) -> list[str]:
+    has_base = "base" in experiment.methods
     alone = [model for model in experiment.models if not (has_base and experiment.runs(model, "base"))]
     if not alone:
         return []
     whose = "" if len(alone) == len(experiment.models) else f" for {', '.join(alone)}"
     return [f"Without the method base{whose}: no differences from it and no verdicts on claims that compare with it."]
+
+
+def _unpinned(experiment: Experiment) -> list[str]:
+    """Data of the hub that cannot be fetched, as the table of upstream files names no commit."""
+    assets = Assets(read_yaml(experiment.assets) or {}, experiment.assets_mirror, Path("results/assets"))
+    needed = any(getattr(chosen, "data", None) == "upstream" for chosen in experiment.benchmarks.chosen().values())
+    if assets.mirror or not needed:
+        return []
+    return [
+        f"{experiment.assets}: {name} has no revision yet, so that what reads it fails; fill it in, {REMEDY}."
+        for name, row in assets.table.items()
+        if isinstance(row, Repository) and row.revision is None
+    ]

@@ -58,12 +58,21 @@ def origin(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def temperatures(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Each method whose laws were computed at another temperature than 1: label -> that of each model."""
+    """Each method whose laws were computed at another temperature than 1: label -> that of each model.
+
+    It is told where that is an end of the range in which it was looked for.
+    """
     found: dict[str, dict[str, str]] = {}
+    fits = [run["settings"] for run in runs if run.get("settings", {}).get("kind") == "temperature"]
+    ends = {fit[end] for fit in fits for end in ("lowest", "highest")}
     for run in runs:
-        if run.get("temperature", 1) != 1:
+        temperature = run.get("temperature", 1)
+        if temperature != 1:
             whose = run["identity"]
-            found.setdefault(f"fitted temperature, {whose['method']}", {})[whose["model"]] = f"{run['temperature']:.3g}"
+            text = f"{temperature:.3g}" + (
+                " (an end of its range: the best may lie beyond)" if temperature in ends else ""
+            )
+            found.setdefault(f"fitted temperature, {whose['method']}", {})[whose["model"]] = text
     return {label: text_of(of) for label, of in found.items()}
 
 
@@ -113,7 +122,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             rows[f"benchmark, {name}"] = text_of(settings.model_dump(exclude_none=True))
     for name, judge in experiment.judges or ():
         rows[f"judge, {name}"] = text_of(
-            judge.model_dump(exclude_none=True, include={"repo", "revision", "architecture"})
+            judge.model_dump(exclude_none=True, include={"repo", "revision", "architecture", "dtype"})
         )
     if experiment.benchmarks.structured:
         lattice = experiment.benchmarks.structured
