@@ -93,7 +93,7 @@ def test_decisions_are_those_of_a_direct_computation(base, tiny):
 
 def test_rows_and_facts(base):
     out, found = base
-    assert list(found.columns) == [*IDENTITY, "prompt_id", "split", "metric", "value", "text"]
+    assert list(found.columns) == [*IDENTITY, "prompt_id", "split", "metric", "value", "text", "gold"]
     assert (found[list(IDENTITY)] == list(IDENTITY.values())).all().all()
     metrics = found.groupby("split")["metric"].unique().map(sorted).to_dict()
     assert metrics == {
@@ -104,6 +104,8 @@ def test_rows_and_facts(base):
     assert not found.duplicated(["prompt_id", "metric"]).any()
     written = found["split"].isin(["gsm8k", "gsm8k_full", "ifeval"])
     assert (found[written]["text"] != "").all() and (found[~written]["text"] == "").all()
+    numbers = found["split"].isin(["gsm8k", "gsm8k_full"])
+    assert (found[numbers]["gold"] != "").all() and (found[~numbers]["gold"] == "").all()
     facts = json.loads(out.with_suffix(".run.json").read_text())
     assert facts["lm_eval"] == "0.4.13" and facts["benchmark"]["max_new_tokens"] == 12
 

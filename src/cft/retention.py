@@ -48,7 +48,7 @@ def measure(
     """Let a model answer all items (a frame of tinybenchmarks.prompts) and write a parquet file, a row per metric.
 
     Columns: those of `identity` (constants), prompt_id, split, metric, value (0 or 1; mc2 a share), text (what was
-    written, "" where given answers were compared).
+    written, "" where given answers were compared) and gold (the number that should have been, else "").
     At most `cache_tokens` tokens are computed at once, or one prompt's; vLLM on a GPU takes its share of memory.
     Raises CftError when the adapter does not fit or is not active, an item is too long, or memory is too small.
     """
@@ -61,13 +61,20 @@ def measure(
         raise CftError(f"out of memory with {cache_tokens} tokens of key-value cache: lower the model's cache_tokens")
     rows = [
         {**identity, "prompt_id": sample["doc"]["prompt_id"], "split": task, "metric": metric,
-         "value": float(sample[metric]), "text": first if isinstance(first := sample["resps"][0][0], str) else ""}
+         "value": float(sample[metric]), **_written(sample)}
         for task, samples in found["samples"].items()
         for sample in samples
         for metric in sample["metrics"]
     ]  # fmt: skip
     facts |= {"lm_eval": __version__, "benchmark": settings.model_dump(), "identity": identity}
     write_table(pd.DataFrame(rows), out, **facts)
+
+
+def _written(sample: dict[str, Any]) -> dict[str, str]:
+    text = sample["resps"][0][0]
+    if not isinstance(text, str):
+        return {"text": "", "gold": ""}
+    return {"text": text, "gold": sample["doc"].get("answer", "")}
 
 
 def items(task: str, prompts: pd.DataFrame, **_: Any) -> dict[str, Dataset]:
