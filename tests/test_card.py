@@ -151,6 +151,15 @@ def test_fidelity(trained, scores):
     assert found["Unseen families"]["trie KL (nats)"]["perfect sampler"] == "0.300"
 
 
+def test_the_floor_is_that_of_as_many_valid_draws(trained, scores):
+    """The base model's few valid draws would be far from the target if it were perfect."""
+    few = scores.copy()
+    few.loc[(few["method"] == "base") & (few["metric"] == "w1_over_scale_floor"), "value"] = 0.25
+    found = tables(card(trained("llama"), few))["Unseen families"]
+    assert found["W1 over scale"]["perfect sampler"] == "0.0300 (base model: 0.250)"
+    assert found["PIT W1"]["perfect sampler"] == "0.0120"
+
+
 def test_what_fidelity_is_measured_on(trained, scores):
     text = card(trained("llama"), scores)
     for split, label in (("unseen_params", "Unseen parameters"), ("unseen_families", "Unseen families")):

@@ -182,6 +182,13 @@ def test_hard_and_soft(scores, found):
     one = scores.copy()
     one.loc[rows_of(one, "structured", "w1_over_scale", method="hard") & (one["model"] == MODELS[2]), "value"] *= 100
     assert verdicts(one, "soft is better than hard") == {"supported"}
+    # What one model does is no less so where another has no valid draw.
+    silent = one.copy()
+    silent.loc[rows_of(one, "structured", "w1_over_scale", method="soft") & (one["model"] == MODELS[0]), "value"] = (
+        np.nan
+    )
+    rows = claims.claims(silent).set_index("claim").filter(like="soft is better than hard", axis=0)
+    assert rows["verdict"].tolist() == ["supported"] and rows["models"].tolist() == [len(MODELS) - 1]
     none = scores.copy()
     none.loc[rows_of(none, "structured", "w1_over_scale", method="soft"), "value"] *= 100
     assert verdicts(none, "soft is better than hard") == {"refuted"}

@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from cft import CftError, figures, parts
+from cft.benchmarks import open_ended
 from cft.distributions import registry
 from cft.settings import read_yaml
 from cft.stats import wilson
@@ -233,9 +234,17 @@ def test_fig4_with_odd_answers(one):
     here = (draws["method"] == "base") & (draws["prompt_id"] == "city")
     draws.loc[here, "text"] = [odd[i % len(odd)] for i in range(here.sum())]
     draws = draws[~((draws["method"] == "hard") & (draws["prompt_id"] == "city"))]
+    drawn = draws.query("method == 'base' and prompt_id == 'city'")
     figure, numbers = figures.load("fig4").draw(figures.Sources(draws=draws))
     assert clashes(figure) == []
     assert {"(empty)", "two"} <= set(numbers["answer"])
+    # Empty answers are draws, but none of those that differ or are frequent: as the benchmark scores them.
+    scores = open_ended.score(drawn, None, registry()).set_index(["item", "metric"])["value"]
+    found = numbers.query("noun == 'city' and method == 'base'").iloc[0]
+    assert found["answer"] == "(empty)" and found["different"] == len(odd) - 1
+    assert found["top4"] == pytest.approx(scores["city", "top4_share"])
+    told = f"base: a random city\n5 different in {len(drawn)}, top four {found['top4']:.0%}"
+    assert told in [axes.get_title(loc="right") for axes in figure.axes]
 
 
 def test_methods_look_the_same_everywhere_and_differ_from_each_other():

@@ -140,6 +140,9 @@ def test_table2_numbers(scores):
     assert row["nouns"] == len(nouns) == 20
     assert row["unique_rate"] == pytest.approx(mine.query("metric == 'unique_rate'")["value"].mean())
     assert row["mcq_total_variation"] == pytest.approx(mine.query("metric == 'tv_uniform'")["value"].mean())
+    assert (row["mcq_total_variation_floor"], row["mcq_total_variation_parsed_only_floor"]) == pytest.approx(
+        (0.035, 0.04)
+    )
     assert (row["mcq_parse_rate_low"], row["mcq_parse_rate_high"]) == pytest.approx(wilson(160, 200)[1:])
     share = mine.query("metric == 'freq_b'")["value"].mean()
     letter = row[["mcq_letter_B", "mcq_letter_B_low", "mcq_letter_B_high"]].tolist()

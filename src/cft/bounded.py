@@ -42,7 +42,7 @@ def bounded(
 
     law_valid, law_invalid, law_ks, law_pit_w1, law_w1 (target clipped to the range that it covers, in its units) and
     law_tv (on the lattice of `target`), each with _low and _high: between these if no more than law_stray of what is
-    unresolved goes astray, a share that is measured. law_pit_w1_certain: whatever happens. points [n], and cdf_low and
+    unresolved goes astray, a share that is measured. law_pit_w1_certain: however much does. points [n], and cdf_low and
     cdf_high there.
     """
     family, parameters = registry.parse(prompt_id)

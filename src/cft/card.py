@@ -115,9 +115,9 @@ def _fidelity(adapter: Adapter, found: pd.DataFrame) -> list[dict[str, Any]]:
     shown = []
     for split in [split for split in SPLITS if split in in_order(mine["split"])]:
         table = {}
-        for measure, floor in rows["this adapter"].loc[split]["floor"].to_dict().items():
+        for measure in rows["this adapter"].loc[split].index:
             cells = {name: _cell(rows.get(name), split, measure) for name in columns}
-            table[heading(str(measure))] = cells | {"perfect sampler": number(floor)}
+            table[heading(str(measure))] = cells | {"perfect sampler": _floor(rows, split, measure)}
         first = rows["this adapter"].loc[split].iloc[0].to_dict()
         draws = float(where(mine, split=split, metric="n")["value"].to_numpy().mean())
         shown.append(
@@ -134,6 +134,14 @@ def _cell(rows: pd.DataFrame | None, split: str, measure: Any) -> str:
     row = rows.loc[(split, measure)]
     shown = with_interval(row["value"], row["low"], row["high"])
     return "not measured" if shown == NOTHING else shown
+
+
+def _floor(rows: dict[str, pd.DataFrame], split: str, measure: Any) -> str:
+    """With as many draws as count: of valid draws alone the base model may have fewer than the adapter."""
+    at = (split, measure)
+    found = {name: number(of.at[at, "floor"]) for name, of in rows.items() if at in of.index}
+    mine, before = found["this adapter"], found.get("base model", NOTHING)
+    return mine if before in (mine, NOTHING) else f"{mine} (base model: {before})"
 
 
 def _effects(adapter: Adapter, found: pd.DataFrame) -> dict[str, str]:

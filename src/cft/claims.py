@@ -51,7 +51,7 @@ TASKS = {"mmlu": ABOVE_0, "hellaswag": ABOVE_0, "winogrande": ABOVE_0, "gsm8k_st
 def claims(scores: pd.DataFrame) -> pd.DataFrame:
     """A row per claim: claim, verdict, models, seeds, measure, estimate, low, high, criterion, source.
 
-    models, seeds    how many models the estimate has, and how many training seeds each of them has at least; 0: not run
+    models, seeds    how many models the estimate has, and how many training seeds each of them has at least
     """
     models = in_order(scores["model"])
     groups = (fidelity, hard_and_soft, _support, _nouns, _positions, _novelty, _retention, _perplexity)

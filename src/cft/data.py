@@ -1,7 +1,8 @@
 """The ordered training examples of a (method, seed): strings only, no tokenizer, no torch (arXiv 2605.11845).
 
-All randomness of training but dropout is decided here. `prompts.parquet` has a row per prompt that is trained on,
-with its target where labels are laws; `examples.parquet` has a row per drawn value, in training order.
+All randomness of training but the adapter's first weights and dropout is decided here. `prompts.parquet` has a row per
+prompt that is trained on, with its target where labels are laws; `examples.parquet` has a row per drawn value, in
+training order.
 """
 
 from collections.abc import Callable, Iterator

@@ -22,11 +22,15 @@ def mean(parts: Sequence[Resampled]) -> Found | None:
     return Found(interval(over_models(parts)), *counted(parts)) if parts else None
 
 
-def jointly(choose: Callable[..., Any], parts: Sequence[Resampled]) -> Found | None:
-    """The least or greatest over models (`choose` is np.min or np.max), see `paired.extreme`."""
+def jointly(choose: Callable[..., Any], parts: Sequence[Resampled], some: bool = False) -> Found | None:
+    """The least or greatest over models (`choose` is np.min or np.max), see `paired.extreme`.
+
+    some    the claim is on at least one model: one without the statistic says nothing, and does not hide the others
+    """
     if not parts:
         return None
-    return Found(extreme(choose, [interval(part, 1 - 0.05 / len(parts)) for part in parts]), *counted(parts))
+    told = ([part for part in parts if np.isfinite(part.found)] if some else None) or parts
+    return Found(extreme(choose, [interval(part, 1 - 0.05 / len(parts)) for part in told]), *counted(parts))
 
 
 def exp(found: Found | None) -> Found | None:

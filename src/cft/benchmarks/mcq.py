@@ -154,7 +154,7 @@ def _measure(questions: list[Question]) -> dict[str, float]:
     counts = np.array([letters.count(letter) for letter in LETTERS])
     frequencies = counts / len(letters) if letters else np.full(len(LETTERS), np.nan)
     statistic, p_value = stats.chisquare(counts) if letters else (np.nan, np.nan)
-    floor = total_variation_floor(n)
+    floor, floor_of_parsed = total_variation_floor(n), total_variation_floor(len(letters))
     answered = sum(question.has_valid_correct_answer for question in questions)
     return {
         "num_samples": n,
@@ -172,7 +172,8 @@ def _measure(questions: list[Question]) -> dict[str, float]:
         "tv_uniform": total_variation(counts, n),
         "tv_uniform_floor": floor.mean,
         "tv_uniform_floor_high": floor.high,
-        "tv_uniform_parsed_only_floor": total_variation_floor(len(letters)).mean,
+        "tv_uniform_parsed_only_floor": floor_of_parsed.mean,
+        "tv_uniform_parsed_only_floor_high": floor_of_parsed.high,
         "tv_detectable": detectable_shift(len(letters)),
     }
 

@@ -15,6 +15,7 @@ from cft.stats import wilson
 from cft.summary import in_order, where
 
 TOP = 8
+EMPTY = "(empty)"
 LONGEST_LABEL = 16
 
 
@@ -53,21 +54,23 @@ def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
 
 
 def top_answers(texts: list[str]) -> pd.DataFrame:
-    """The most frequent normalised answers: answer, count, share, low, high (95% Wilson), different (answers in all).
+    """The most frequent normalised answers: answer, count, share, low, high (95% Wilson), and draws, different, top4.
 
-    Ties are in alphabetical order. Empty answers count among the draws and are shown as such.
+    Ties are in alphabetical order. Empty answers count among the draws and are shown, but are none of those that differ
+    or of the top four, as in the scores.
     """
-    counts = Counter(open_ended.normalise(text) or "(empty)" for text in texts)
-    top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TOP]
-    rows = [(answer, count, *wilson(count, len(texts))) for answer, count in top]
+    counts = Counter(open_ended.normalise(text) or EMPTY for text in texts)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rows = [(answer, count, *wilson(count, len(texts))) for answer, count in ordered[:TOP]]
     found = pd.DataFrame(rows, columns=["answer", "count", "share", "low", "high"])
-    return found.assign(draws=len(texts), different=len(counts))
+    answers = [count for answer, count in ordered if answer != EMPTY]
+    return found.assign(draws=len(texts), different=len(answers), top4=sum(answers[:4]) / max(len(texts), 1))
 
 
 def _summary(found: pd.DataFrame) -> str:
     if found.empty:
         return "not drawn"
-    return f"{found['different'][0]} different in {found['draws'][0]}, top four {found['share'][:4].sum():.0%}"
+    return f"{found['different'][0]} different in {found['draws'][0]}, top four {found['top4'][0]:.0%}"
 
 
 def _panel(axes: Axes, found: pd.DataFrame, color: str) -> None:

@@ -22,6 +22,7 @@ MCQ = {
     "mcq_total_variation_floor": "tv_uniform_floor",
     "mcq_detectable_shift": "tv_detectable",
     "mcq_total_variation_parsed_only": "tv_uniform_parsed_only",
+    "mcq_total_variation_parsed_only_floor": "tv_uniform_parsed_only_floor",
 }
 NOVELTY = ("distinct", "utility")  # their metrics carry the benchmark's version: distinct_v1.0
 
