@@ -152,6 +152,28 @@ def test_a_folder_is_used_where_it_lies(tiny, tmp_path):
     assert settings_of(tmp_path / "m").source == "folder"
 
 
+@pytest.mark.parametrize("architecture", CLASSES)
+def test_rotary_frequencies_are_not_rounded(architecture, tmp_path):
+    """They are no weights: in bfloat16 a position of some hundred would be turned by another angle."""
+    prepare(ModelSource(source="tiny", architecture=architecture, dtype="bfloat16"), tmp_path)
+    model = load_model(tmp_path)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    published = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    kept = dict(published.named_buffers())
+    assert any("inv_freq" in name for name in kept)
+    for name, buffer in model.named_buffers():
+        assert buffer.dtype == kept[name].dtype and torch.equal(buffer, kept[name]), name
+        assert "inv_freq" not in name or buffer.dtype == torch.float32
+
+
+def test_damaged_weights_are_told(tiny, tmp_path):
+    shutil.copytree(tiny("llama"), tmp_path / "m")
+    weights = tmp_path / "m/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    with pytest.raises(CftError, match=r"model .*/m: its weights are damaged .* get them again"):
+        load_model(tmp_path / "m")
+
+
 def test_errors_name_the_culprit(tmp_path, monkeypatch):
     with pytest.raises(CftError, match=r"no config\.json"):
         prepare(ModelSource(source="folder", path=str(tmp_path / "nothing")), tmp_path / "m")

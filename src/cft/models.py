@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.hub import cached_file
 from transformers.utils.quantization_config import Mxfp4Config
@@ -143,9 +144,15 @@ def load_model(folder: Path, adapter: Path | None = None, on: torch.device | Non
     try:
         dtype = getattr(torch, settings.dtype)
         packed: dict[str, Any] = {"quantization_config": Mxfp4Config(dequantize=True)} if _is_packed(where) else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, **packed).to(dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, **packed)
     except (OSError, ValueError) as error:
         raise CftError(f"model {where['pretrained_model_name_or_path']}: {str(error).splitlines()[0]}")
+    except SafetensorError as error:
+        raise CftError(
+            f"model {where['pretrained_model_name_or_path']}: its weights are damaged ({error}); get them again"
+        )
+    for parameter in model.parameters():  # no buffers: frequencies of rotary positions are float32 whatever the dtype
+        parameter.data = parameter.data.to(dtype)
     if adapter is not None:
         model = _attach(model, Path(adapter))
     return model.eval().to(on or device())
@@ -172,7 +179,7 @@ def save_merged(model: Any, folder: Path, out: Path) -> None:
 
 def _attach(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     weights = adapter / "adapter_model.safetensors"
     try:
