@@ -39,6 +39,17 @@ def test_a_module_that_lacks_a_function_is_named(monkeypatch):
         ("list.jsonl", b'{"text": "1"}\n[1]\n', "line 2 is not a JSON object"),
         ("no_text.jsonl", b'{"text": "1"}\n{"output": "2"}\n', "line 2 has no string text"),
         ("number.jsonl", b'{"text": 1}\n', "line 1 has no string text"),
+        ("half.jsonl", b'{"text": "\\ud800"}\n', "text of line 1 holds half a character"),
+        (
+            "some.jsonl",
+            b'{"text": "1", "prompt_id": "a"}\n{"text": "2"}\n',
+            "line 2 and the first draw differ",
+        ),
+        (
+            "null.jsonl",
+            b'{"text": "1"}\n{"text": "2", "prompt_id": "a"}\n',
+            "line 2 and the first draw differ",
+        ),
         ("cut.parquet", b"PAR1 and no more", "not a readable parquet"),
         ("other.jsonl", b'{"text": "1", "benchmark": "mcq"}\n', "mcq"),
     ],

@@ -10,12 +10,12 @@ import torch
 from command import python
 from safetensors.torch import load_file
 
-from cft import CftError, chat
+from cft import CftError, chat, trainer
 from cft.data import write_data
 from cft.law import trie_law
 from cft.method_settings import FinetuneMethod
-from cft.model_settings import ChatSettings, TrainingSettings
-from cft.models import load_model, load_tokenizer
+from cft.model_settings import ChatSettings, ModelSource, TrainingSettings
+from cft.models import load_model, load_tokenizer, prepare
 from cft.prefix import Prefixes
 from cft.target import make_target
 from cft.train import finetune
@@ -128,6 +128,9 @@ def test_a_run_is_the_same_bytes_again_and_another_seed_is_not(tiny, families, d
     finetune(tiny("llama"), data, METHOD, 3, EIGHT, tmp_path / "again")
     same = [(folder / "adapter_model.safetensors").read_bytes() for folder in (whole, tmp_path / "again")]
     assert same[0] == same[1]
+    assert (whole / "adapter_config.json").read_bytes() == (tmp_path / "again/adapter_config.json").read_bytes()
+    config = json.loads((whole / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(METHOD.lora.targets)  # a set's order is another in each process
     write_data(families, METHOD, 4, tmp_path / "data")
     examples = [pd.read_parquet(folder / "examples.parquet") for folder in (data, tmp_path / "data")]
     assert len(examples[0]) == len(examples[1])
@@ -141,6 +144,47 @@ def test_checkpoints_of_other_settings_are_not_continued(tiny, data, tmp_path):
     (stale / "settings.json").write_text("{}")
     finetune(tiny("llama"), data, METHOD, 3, EIGHT, tmp_path / "adapter")
     assert json.loads((tmp_path / "adapter" / "run.json").read_text())["resumed_from"] is None
+
+
+@pytest.fixture
+def stopped_at_5(monkeypatch):
+    """Let a run fail in its fifth step, after its second checkpoint."""
+
+    def stop(*arguments):
+        step = trainer.CalibrationTrainer.training_step
+
+        def until(self, *given, **named):
+            if self.state.global_step == 4:
+                raise KeyboardInterrupt
+            return step(self, *given, **named)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(trainer.CalibrationTrainer, "training_step", until)
+            finetune(*arguments)
+
+    return stop
+
+
+def test_checkpoints_of_other_data_are_not_continued(tiny, data, whole, families, stopped_at_5, tmp_path):
+    write_data(families, METHOD, 4, tmp_path / "data")
+    stopped_at_5(tiny("llama"), tmp_path / "data", METHOD, 3, EIGHT, tmp_path / "adapter")
+    finetune(tiny("llama"), data, METHOD, 3, EIGHT, tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "run.json").read_text())["resumed_from"] is None
+    assert (tmp_path / "adapter/train_log.csv").read_text() == (whole / "train_log.csv").read_text()
+
+
+@pytest.mark.parametrize(("lora", "dtype"), [("weights", torch.bfloat16), ("float32", torch.float32)])
+def test_a_run_in_bfloat16_continues_in_its_precision(data, stopped_at_5, tmp_path, lora, dtype):
+    prepare(ModelSource(source="tiny", architecture="llama", dtype="bfloat16"), tmp_path / "model")
+    method = METHOD.model_copy(update={"lora": METHOD.lora.model_copy(update={"dtype": lora})})
+    given = (tmp_path / "model", data, method, 3, EIGHT)
+    finetune(*given, tmp_path / "whole")
+    stopped_at_5(*given, tmp_path / "killed")
+    finetune(*given, tmp_path / "killed")
+    assert json.loads((tmp_path / "killed/run.json").read_text())["resumed_from"] == "checkpoint-4"
+    whole, killed = (weights(tmp_path / name) for name in ("whole", "killed"))
+    for name, tensor in whole.items():
+        assert tensor.dtype == killed[name].dtype == dtype and torch.equal(tensor, killed[name]), name
 
 
 def test_a_diverging_loss_and_a_wrong_layer_are_named(tiny, data, tmp_path):

@@ -65,6 +65,11 @@ def shard(model: Any) -> None:
         fully_shard(module, mesh=mesh, ignored_params=ours & set(module.parameters()))
 
 
+def sharded(model: Any) -> bool:
+    """Whether shard() spread a model."""
+    return any(hasattr(parameter, "_local_tensor") for parameter in model.parameters())
+
+
 def leave_frozen_weights_alone(model: Any) -> None:
     """Keep the data-parallel wrapper from broadcasting weights that every process has read from the same file."""
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]

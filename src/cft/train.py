@@ -7,12 +7,14 @@ import math
 import shutil
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from transformers import PrinterCallback, TrainingArguments
 
 from cft import CftError, parallel
 from cft.batches import Batches
+from cft.journal import digest
 from cft.lora import add_adapter
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import TrainingSettings
@@ -30,16 +32,17 @@ def finetune(
     """Train the adapter of one (model, method, seed) and write it to the folder `out`, with train_log.csv and run.json.
 
     training    changes memory and speed, and of the result the rounding and the masks of dropout
-    Checkpoints lie beside `out`; a run that was killed continues from the last whole one and ends the same. Where
-    parallel.launch() started several processes, each calls this.
+    Checkpoints lie beside `out`; a run that was killed continues from the last whole one and ends the same, on a GPU,
+    whose sums have no order, up to rounding. Where parallel.launch() started several processes, each calls this.
     Raises CftError when the loss is not finite, and when it stopped early on a warning signal.
     """
     settings = settings_of(model_folder)
-    checkpoints, last = last_checkpoint(model_folder, method, seed, out)
+    checkpoints, last = last_checkpoint(model_folder, data_folder, method, seed, out)
     arguments = _arguments(checkpoints, method, seed, training)
     tokenizer = load_tokenizer(model_folder)
     share = (arguments.process_index, arguments.world_size)
     data = Batches(data_folder, tokenizer, settings.chat, method, training.micro_batch, share)
+    arguments._n_gpu = min(1, arguments.n_gpu)  # of several GPUs that it sees, a process uses its own
     arguments.max_steps, arguments.warmup_steps = len(data), math.ceil(method.warmup * len(data))
     torch.manual_seed(seed)
     sharded = arguments.world_size > 1 and training.sharding == "fsdp"
@@ -59,7 +62,7 @@ def finetune(
             callbacks=[ShowProgress(progress), warning],
         )
         trainer.remove_callback(PrinterCallback)
-        torch.manual_seed(seed + parallel.rank())  # of dropout: processes must not use the same masks
+        torch.manual_seed(seed if parallel.rank() == 0 else crc32(f"{seed} {parallel.rank()}".encode()))  # of dropout
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     if trainer.state.global_step < len(data):
         raise CftError(
@@ -68,7 +71,9 @@ def finetune(
         )
     if parallel.rank() > 0:
         return
-    model.peft_config["default"].base_model_name_or_path = settings.repo or settings.package or model_folder.name
+    made: Any = model.peft_config["default"]
+    made.target_modules = sorted(made.target_modules) if isinstance(made.target_modules, set) else made.target_modules
+    made.base_model_name_or_path = settings.repo or settings.package or model_folder.name
     _write_adapter(model, trainer.state.log_history, out)
     write_run(
         out,
@@ -121,9 +126,15 @@ def _arguments(checkpoints: Path, method: FinetuneMethod, seed: int, training: T
     )
 
 
-def last_checkpoint(model_folder: Path, method: FinetuneMethod, seed: int, out: Path) -> tuple[Path, Path | None]:
-    """The folder of a run's checkpoints, and the last whole one made with the same settings; others are removed."""
+def last_checkpoint(
+    model_folder: Path, data_folder: Path, method: FinetuneMethod, seed: int, out: Path
+) -> tuple[Path, Path | None]:
+    """The folder of a run's checkpoints, and the last whole one made from the same settings and data; others go."""
     settings = {"model": settings_of(model_folder).model_dump(), "method": method.model_dump(), "seed": seed}
+    files = (data_folder / "prompts.parquet", data_folder / "examples.parquet")
+    settings["data"] = [
+        digest(file.read_bytes()) for file in files if file.is_file()
+    ]  # who reads them misses the others
     wanted = json.dumps(settings, sort_keys=True)
     folder = out.with_name(out.name + ".checkpoints")
     note = folder / "settings.json"

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from cft import CftError
 from cft.batches import batch_loss
-from cft.parallel import any_of
+from cft.parallel import any_of, sharded
 from cft.progress import Progress
 
 COMPLETE = "complete"  # a file that is written last into a checkpoint: one without it was cut off
@@ -58,6 +59,17 @@ class CalibrationTrainer(Trainer):
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The adapter in the precision in which it is trained: the Trainer's own way makes it float32."""
+        whole: Any = self.model if model is None else model
+        whole.load_adapter(resume_from_checkpoint, "default", is_trainable=True, autocast_adapter_dtype=False)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: DataLoader | None = None) -> Any:
+        """accelerate refuses to wrap what is sharded on GPUs; but only weights are that nobody trains."""
+        if training and sharded(model) and not isinstance(model, DistributedDataParallel):
+            return DistributedDataParallel(model)
+        return super()._wrap_model(model, training, dataloader)
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         super()._save_checkpoint(*arguments, **named)

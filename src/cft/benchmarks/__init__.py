@@ -12,6 +12,8 @@ import pandas as pd
 from cft import CftError, parts
 from cft.provenance import read_table
 
+WHOSE = ("model", "method", "seed", "benchmark")
+
 
 def load(name: str) -> ModuleType:
     """The module of one benchmark; raises CftError listing the known names."""
@@ -41,6 +43,19 @@ def jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def whose(draws: pd.DataFrame, path: Path) -> dict[str, Any]:
+    """The model, method, seed and benchmark of all draws; raises CftError where they lack one, or have several."""
+    if missing := [name for name in WHOSE if name not in draws]:
+        raise CftError(
+            f"{path}: no column {missing[0]}; tidy scores say whose they are: give every draw {', '.join(WHOSE)}, "
+            "or leave --out away for a summary"
+        )
+    for name in WHOSE:
+        if len(several := draws[name].unique()) > 1:
+            raise CftError(f"{path}: has several: {name} {', '.join(map(str, several))}; score a file of each")
+    return {name: draws[name].iloc[0] for name in WHOSE}
+
+
 def read_draws(path: Path | str, benchmark: str | None = None) -> pd.DataFrame:
     """Draws from a .jsonl or .parquet file, one row per text, with the columns that the file has.
 
@@ -60,10 +75,18 @@ def read_draws(path: Path | str, benchmark: str | None = None) -> pd.DataFrame:
     for number, text in enumerate(frame["text"], start=1):
         if not isinstance(text, str):
             raise CftError(f'{path}: the text of draw {number} is {text!r}, not a string; write an empty output as ""')
-    others = set(frame["benchmark"].unique()) - {benchmark} if benchmark and "benchmark" in frame else ()
+    others = set(frame["benchmark"].dropna()) - {benchmark} if benchmark and "benchmark" in frame else ()
     if others:
         raise CftError(f"{path}: draws of {', '.join(map(str, others))}, not of {benchmark}; name the right benchmark")
     return frame.reset_index(drop=True)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_lines(path: Path) -> pd.DataFrame:
@@ -84,5 +107,9 @@ def _read_lines(path: Path) -> pd.DataFrame:
             raise CftError(f'{path}: line {number} is not a JSON object; write each draw as {{"text": …}}')
         if not isinstance(row.get("text"), str):
             raise CftError(f"{path}: line {number} has no string text; put the draw's output in text")
+        if not _is_unicode(row["text"]):
+            raise CftError(f"{path}: the text of line {number} holds half a character (a lone surrogate); remove it")
+        if rows and (row.get("prompt_id") is None) != (rows[0].get("prompt_id") is None):
+            raise CftError(f"{path}: line {number} and the first draw differ in having a prompt_id; give it to all")
         rows.append(row)
     return pd.DataFrame(rows)

@@ -16,7 +16,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Out = Annotated[Path, typer.Option(help="file or folder to write")]
+Out = Annotated[Path, typer.Option(help="file to write", dir_okay=False)]
+OutFolder = Annotated[Path, typer.Option(help="folder to write", file_okay=False)]
 Setting = Annotated[str, typer.Option(help="settings as JSON, or the path of a YAML file")]
 Distributions = Annotated[Path, typer.Option(help="the table of families")]
 Families = Path(__file__).resolve().parents[3] / "config" / "distributions.yaml"

@@ -1,8 +1,7 @@
 """Sub-commands of single benchmarks and methods: judges, retention, perplexity, instructions, temperatures."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +16,7 @@ from cft.commands import (
     Mirror,
     ModelFolder,
     Out,
+    OutFolder,
     Prompts,
     Setting,
     Threads,
@@ -109,7 +109,7 @@ def retention(
 
     chosen, how = setting(TinyBenchmarks, settings), setting(VllmSettings, vllm)
     use_threads(threads)
-    columns = {**json.loads(identity), "benchmark": "tinybenchmarks"}
+    columns = {**setting(dict[str, Any], identity), "benchmark": "tinybenchmarks"}
     measure(chosen, read_table(prompts, ["prompt_id", "row"]), model, adapter, cache_tokens, how, columns, out)
 
 
@@ -134,7 +134,7 @@ def irt(
 @app.command()
 def corpus(
     settings: Setting,
-    out: Out,
+    out: OutFolder,
     assets: UpstreamTable = UpstreamFiles,
     mirror: Mirror = None,
     cache: AssetCache = Downloads,
@@ -165,5 +165,5 @@ def perplexity(
 
     chosen = setting(PalomaBenchmark, settings)
     use_threads(threads)
-    columns = {**json.loads(identity), "benchmark": "paloma"}
+    columns = {**setting(dict[str, Any], identity), "benchmark": "paloma"}
     measure(chosen, corpus, model, adapter, window_tokens, columns, out)

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from cft.commands import Out, Setting, app
+from cft.commands import OutFolder, Setting, app
 
 
 @app.command()
-def model(settings: Setting, out: Out) -> None:
+def model(settings: Setting, out: OutFolder) -> None:
     """Fetch, unpack or make a model; every other command loads it from the folder that this one writes."""
     from cft.model_settings import ModelSource
     from cft.models import prepare
@@ -18,7 +18,9 @@ def model(settings: Setting, out: Out) -> None:
 
 
 @app.command("tiny-model")
-def tiny_model(architecture: Annotated[str, typer.Argument(help="such as llama or deberta_v2")], out: Out) -> None:
+def tiny_model(
+    architecture: Annotated[str, typer.Argument(help="such as llama or deberta_v2")], out: OutFolder
+) -> None:
     """Make a tiny random model of a true architecture, as `cft model` does for an experiment that asks for one."""
     from cft.model_settings import ModelSource
     from cft.models import prepare

@@ -19,6 +19,7 @@ from cft.commands import (
     Mirror,
     ModelFolder,
     Out,
+    OutFolder,
     Prompts,
     Seed,
     Setting,
@@ -32,7 +33,6 @@ from cft.commands import (
 )
 from cft.commands.look import print_draws
 
-WHOSE = ("model", "method", "seed", "benchmark")
 FOR_BENCHMARK = {"benchmark": "a benchmark", "settings": "--settings", "prompts": "--prompts", "out": "--out",
                  "identity": "--identity", "instructions": "--instructions",
                  "temperature_of": "--temperature-of"}  # fmt: skip
@@ -62,7 +62,7 @@ def benchmark_prompts(
 
 
 @app.command()
-def data(settings: Setting, seed: Seed, out: Out, distributions: Distributions = Families) -> None:
+def data(settings: Setting, seed: Seed, out: OutFolder, distributions: Distributions = Families) -> None:
     """Write the ordered training examples of a method and seed."""
     from cft.data import write_data
     from cft.distributions import registry
@@ -78,7 +78,7 @@ def finetune(
     data: Annotated[Path, typer.Option(help="a folder made by `cft data`")],
     settings: Setting,
     seed: Seed,
-    out: Out,
+    out: OutFolder,
     training: Annotated[str, typer.Option(help="micro_batch, processes …, as JSON or the path of a YAML file")] = "{}",
     threads: Threads = 2,
 ) -> None:
@@ -93,7 +93,7 @@ def finetune(
     use_threads(threads)
     if how.processes == 1 or parallel.launched():
         return finetune(model, data, method, seed, how, out)
-    last_checkpoint(model, method, seed, out)  # what is cut off goes before several processes look
+    last_checkpoint(model, data, method, seed, out)  # what is cut off goes before several processes look
     parallel.launch(how.processes, sys.argv[1:])
 
 
@@ -106,7 +106,7 @@ def sample(
         str | None, typer.Option(help="benchmark: settings as JSON, or the path of a YAML file")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft benchmark-prompts`")] = None,
-    out: Annotated[Path | None, typer.Option(help="benchmark: file to write")] = None,
+    out: Annotated[Path | None, typer.Option(help="benchmark: file to write", dir_okay=False)] = None,
     identity: Annotated[str, typer.Option(help="benchmark: JSON object of further constant columns")] = "{}",
     instructions: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft instructions`")] = None,
     temperature_of: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft temperature`")] = None,
@@ -158,7 +158,7 @@ def sample(
         use_threads(threads)
         frame = read_table(prompts, ["prompt_id", "prompt"])
         job = plan(frame, chosen, seed, model, adapter, cache_tokens, how, **ask)
-        sample(job, {**json.loads(identity), "benchmark": benchmark}, out)
+        sample(job, {**setting(dict[str, Any], identity), "benchmark": benchmark}, out)
     else:
         raise CftError("cft sample needs --prompt, or a benchmark with --settings, --prompts, --out and --seed")
 
@@ -181,13 +181,15 @@ def law(
     from cft.distributions import registry
     from cft.law import write_law
     from cft.provenance import read_table
+    from cft.settings import setting
     from cft.temperature import read
 
     chosen = _benchmark_settings(benchmark, settings)
     use_threads(threads)
     frame = read_table(prompts, ["prompt_id", "prompt"])
     at = read(temperature_of) if temperature_of else 1.0
-    write_law(chosen, frame, registry(distributions), model, adapter, json.loads(identity), cache_tokens, out, at)
+    columns = setting(dict[str, Any], identity)
+    write_law(chosen, frame, registry(distributions), model, adapter, columns, cache_tokens, out, at)
 
 
 @app.command()
@@ -201,7 +203,7 @@ def score(
     distributions: Distributions = Families,
 ) -> None:
     """Score draws (.jsonl or .parquet) or measurements: print a summary as JSON, or write tidy scores."""
-    from cft.benchmarks import load, read_draws
+    from cft.benchmarks import load, read_draws, whose
     from cft.distributions import registry
     from cft.prompting import answers, read_method
     from cft.provenance import read_table, write_table
@@ -214,15 +216,11 @@ def score(
     if out is None:
         print(json.dumps(module.summary(frame, registry(distributions)), indent=2))
         return
-    if missing := [name for name in WHOSE if name not in frame]:
-        raise CftError(
-            f"{draws}: no column {missing[0]}; tidy scores say whose they are: give every draw {', '.join(WHOSE)}, "
-            "or leave --out away for a summary"
-        )
+    ours = whose(frame, draws)
     beside = read_table(law, ["prompt_id"]) if law else read_table(irt) if irt else None
     scores = module.score(frame, beside, registry(distributions))
-    for position, column in enumerate(WHOSE):
-        scores.insert(position, column, frame[column].iloc[0])
+    for position, (column, value) in enumerate(ours.items()):
+        scores.insert(position, column, value)
     write_table(scores, out, draws=str(draws), beside=str(law or irt) if law or irt else None)
 
 
