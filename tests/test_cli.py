@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from command import cft
+
+from cft import cli
 
 CFT = Path(sys.executable).with_name("cft")
 
@@ -59,6 +62,7 @@ def test_target():
     lines = cft("target", "gaussian", "mu=0", "sigma=1", "--decimals", 1, "--max-bins", 31).stdout.splitlines()
     assert len(lines) == 32 and lines[1].startswith("-3.0,")
     assert "unknown family 'normal'; known: uniform" in fails("target", "normal", "mu=0")
+    assert "gaussian: parameters are mu, sigma; missing sigma" in fails("target", "gaussian", "mu=0")
     assert "must have sigma > 0" in fails("target", "gaussian", "mu=0", "sigma=-1")
     assert "must have p <= 1" in fails("target", "bernoulli", "p=1.5")
     assert "name=value" in fails("target", "bernoulli", "p")
@@ -90,6 +94,12 @@ def test_bad_draws(tmp_path):
     whose = '"prompt_id": "gaussian(mu=3.5,sigma=3.0)", "text": "3"'
     draws.write_text(f'{{{whose}, "method": "base"}}')
     assert "draws.jsonl: no column model; tidy" in fails("score", "structured", draws, "--out", tmp_path / "s.parquet")
+    lines = [
+        f'{{{whose}, "model": "{model}", "method": "base", "seed": 1, "benchmark": "structured"}}' for model in "ab"
+    ]
+    draws.write_text("\n".join(lines))
+    line = fails("score", "structured", draws, "--out", tmp_path / "s.parquet")
+    assert "has several: model a, b; score a file of each" in line and not (tmp_path / "s.parquet").exists()
     pd.DataFrame({"prompt_id": ["bernoulli(p=0.5)"], "text": ["1"]}).to_parquet(tmp_path / "draws.parquet")
     content = (tmp_path / "draws.parquet").read_bytes()
     (tmp_path / "draws.parquet").write_bytes(content[:-10])
@@ -137,6 +147,38 @@ def test_a_histogram_of_one_prompt(tiny):
     assert "75.0 %" in page and "25.0 %" in page and "█" in page
     plain = cft(*ask, env={**os.environ, "COLUMNS": "60", "PYTHONIOENCODING": "ascii"}).stdout
     assert plain.isascii() and "75.0 %" in plain and "#" in plain
+
+
+def test_files_of_another_kind_are_named(tmp_path):
+    draws = tmp_path / "draws.parquet"
+    pd.DataFrame({"prompt_id": ["a"], "text": ["1"]}).to_parquet(draws)
+    for command in (
+        ["table", "table1", "--scores"],
+        ["claims", "--scores"],
+        ["figure", "fig2", "--scores"],
+        ["scores"],
+    ):
+        line = fails(*command, draws, "--out", tmp_path / "out.csv")
+        assert f"{draws}: no column benchmark, item, method, metric, model, seed, split, value; it has" in line
+    assert f"{draws}: no column benchmark, draw" in fails(
+        "figure", "fig3", "--draws", draws, "--out", tmp_path / "f.pdf"
+    )
+    assert "a score file is named twice" in fails("scores", draws, draws, "--out", tmp_path / "all.parquet")
+    assert list(tmp_path.iterdir()) == [draws]
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    answer = cft("finetune", "--model", tmp_path, "--data", tmp_path, "--settings", SOFT, "--seed", 1,
+                 "--out", tmp_path / "file")  # fmt: skip
+    assert answer.returncode == 2 and "is a file" in answer.stderr
+    answer = cft("sample", "mcq", "--model", tmp_path, "--out", tmp_path)
+    assert answer.returncode == 2 and "is a directory" in answer.stderr
+
+
+def test_too_little_memory_of_a_gpu_is_one_line():
+    told = cli._one_line(torch.OutOfMemoryError("CUDA out of memory"))
+    assert told.startswith("out of GPU memory") and "lower cache_tokens, window_tokens or micro_batch" in told
 
 
 def test_the_two_uses_of_sample(tmp_path):

@@ -80,6 +80,7 @@ GAMMA = "prompt: x\ndistribution:\n  name: gamma\n  parameters: "
         ("prompts: []\noutcomes: {A: 1}\n", r":1: the list is empty"),
         ("prompts:\n  - x\n  - x\noutcomes: {A: 1}\n", r":3: this prompt is there already"),
         ("prompts:\n  - x\n  - say {outcome}\noutcomes: {A: 1}\n", r":3: unknown placeholder \{outcome\}"),
+        ("prompts:\n  - x\n  - say { outcomes }\noutcomes: {A: 1}\n", r":3: unknown placeholder \{ outcomes \}"),
         ("prompt: x\noutcomes: {A: 1}\ndecimals: 2\n", r":3: decimals go with a distribution"),
         ("prompt: [\n", r":2: not YAML"),
         ("- a\n", r":1: a target is a mapping"),

@@ -278,7 +278,7 @@ def test_every_table_and_figure_has_a_caption():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_source_is_named(name):
     module = figures.load(name)
-    with pytest.raises(CftError, match="needs the source"):
+    with pytest.raises(CftError, match=r"needs the source .*\(--(scores|draws|model) of `cft figure`\)"):
         module.draw(figures.Sources())
 
 

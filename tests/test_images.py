@@ -157,6 +157,15 @@ def test_jobs_are_told_what_they_need(tmp_path, monkeypatch):
     assert set(host["images"]) == {"finetune", "sampling"}
 
     (tmp_path / "hub").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    told = jobs.environment(experiment)
+    assert told["APPTAINER_BIND"].split(",")[1:] == [str(tmp_path / "hub")]
+    assert (told["APPTAINERENV_HF_HUB_CACHE"], told["APPTAINERENV_NCCL_SOCKET_IFNAME"]) == (
+        str(tmp_path / "hub"),
+        "ib0",
+    )
+    monkeypatch.delenv("HF_HUB_CACHE")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("WHERE", str(tmp_path / "scratch"))
     told = jobs.environment(experiment.model_copy(update={"assets_mirror": str(tmp_path)}))

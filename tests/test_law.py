@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import weakref
 from itertools import product
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from cft import CftError, chat, law_scores
 from cft.benchmark_settings import OpenEndedBenchmark, SamplingSettings, StructuredBenchmark
 from cft.generate import plan
-from cft.law import expected_nll, trie_law, write_law
+from cft.law import expected_nll, rows_within, trie_law, write_law
 from cft.model_settings import ChatSettings, VllmSettings
 from cft.models import load_model, load_tokenizer
 from cft.numbers import read_number
@@ -59,6 +60,31 @@ def test_trie_law_by_brute_force(tiny, families, architecture, family, parameter
     assert law.kl_within_support == pytest.approx(float((p * np.log(p / inside)).sum()), abs=1e-4)
     prefixes = sum(int((level.token != trie.terminator).sum()) for level in trie.levels())
     assert law.forward_tokens == prefixes  # each prefix once
+
+
+def test_caches_stay_within_their_tokens(tiny, families, monkeypatch):
+    """Of numbers with five decimals a chunk of every level is alive at once."""
+    model, tokenizer = load_model(tiny("llama")), load_tokenizer(tiny("llama"))
+    prompt = chat.prompt_tokens(tokenizer, "give a number", ChatSettings())
+    target = make_target(families, "cauchy", {"x0": 3.5, "gamma": 3.0}, 5, 1001)
+    trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, tokenizer.eos_token_id)
+    alive, most = weakref.WeakSet(), 0
+    select, advance = Prefixes.select, Prefixes.advance
+
+    def counted(self, rows):
+        alive.add(found := select(self, rows))
+        return found
+
+    def measured(self, tokens):
+        nonlocal most
+        advance(self, tokens)
+        most = max(most, sum(prefixes.mask.numel() for prefixes in alive))
+
+    monkeypatch.setattr(Prefixes, "select", counted)
+    monkeypatch.setattr(Prefixes, "advance", measured)
+    with torch.inference_mode():
+        trie_law(Prefixes.of(model, [prompt]), trie, rows_within(20_000, prompt, trie))
+    assert 10_000 < most <= 20_000
 
 
 @pytest.mark.parametrize("temperature", [0.5, 3.0])

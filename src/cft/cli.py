@@ -44,6 +44,8 @@ def _one_line(error: Exception) -> str:
     # safetensors and pyarrow wrap the system's error in their own classes.
     if getattr(error, "errno", None) == 28 or "No space left" in text:
         return f"the disk is full ({text}); nothing half-written was kept; free some space and run again"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        return f"out of GPU memory ({text}); lower cache_tokens, window_tokens or micro_batch of the model"
     if isinstance(error, OSError):
         return text
     return f"unexpected {type(error).__name__}: {text}; run again with `cft --debug …` for the traceback"

@@ -241,9 +241,9 @@ def _filled(prompt: str, where: str, target: Target) -> str:
     """The prompt with {outcomes} replaced by their list; other braces than those around a name stay as they are."""
     if not prompt.strip():
         raise CftError(f"{where}: the prompt is empty")
-    for name in re.findall(r"\{([A-Za-z_]\w*)\}", prompt):
-        if f"{{{name}}}" != PLACE:
-            raise CftError(f"{where}: unknown placeholder {{{name}}}; the only one is {PLACE}")
+    for place in re.findall(r"\{\s*[A-Za-z_]\w*\s*\}", prompt):
+        if place != PLACE:
+            raise CftError(f"{where}: unknown placeholder {place}; the only one is {PLACE}")
     if PLACE in prompt and len(target.values) > MOST_LISTED:
         raise CftError(f"{where}: {len(target.values)} outcomes are too many to list in a prompt; leave out {PLACE}")
     return prompt.replace(PLACE, ", ".join(target.values))

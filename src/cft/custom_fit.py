@@ -160,7 +160,7 @@ def measure(own: OwnTarget, model_folder: Path, adapter: Path, cache_tokens: int
         for name, path in (("base", None), ("tuned", adapter)):
             model, _ = load_for_evaluation(model_folder, path, tokens[0])
             for phrasing, prompt in zip(asked, tokens, strict=True):
-                start, rows = Prefixes.of(model, [prompt]), rows_within(cache_tokens, prompt)
+                start, rows = Prefixes.of(model, [prompt]), rows_within(cache_tokens, prompt, trie)
                 record = on_target(start, trie, own.target, rows)
                 if own.frozen is not None:
                     limits = Limits(GAP, NODES, LONGEST, rows, crc32(phrasing.name.encode()))

@@ -20,6 +20,8 @@ CACHES = {
 PASSED = (
     *CACHES,
     "HF_TOKEN",
+    "HF_ENDPOINT",
+    "HF_HUB_CACHE",
     "HF_HUB_OFFLINE",
     "CFT_ASSETS",
     "CUDA_VISIBLE_DEVICES",
@@ -59,7 +61,7 @@ def environment(
     of assets, folders of models, results and images where they are links to another disk, the cache, and `more`.
     `jobs_here`: whether jobs run on this machine, which then must be able to write the cache; else CftError.
     """
-    passed = {name: os.environ[name] for name in PASSED if name in os.environ}
+    passed = {name: value for name, value in os.environ.items() if name in PASSED or name.startswith("NCCL_")}
     if experiment.cache:
         root = Path(os.path.expandvars(experiment.cache)).expanduser().resolve()
         if jobs_here and "$" in str(root):
@@ -71,7 +73,7 @@ def environment(
     if "SLURM_JOB_ID" in os.environ:
         # Slurm leaves it unset for a job without GPUs, which would then see all of them.
         passed["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    folders = [passed[name] for name in (*CACHES, "CFT_ASSETS") if name in passed]
+    folders = [passed[name] for name in (*CACHES, "HF_HUB_CACHE", "CFT_ASSETS") if name in passed]
     folders += [experiment.assets_mirror, *(model.path for model in experiment.models.values())]
     binds = _binds(Path(folder) for folder in [*folders, "results", "containers/sif", *more] if folder)
     binds = [f"{SOURCE}:/opt/cft/src:ro", *binds]

@@ -86,12 +86,10 @@ def expected_nll(prompt: Prefixes, trie: Trie, rows: int, temperatures: Sequence
     return total
 
 
-def rows_within(cache_tokens: int, prompt: list[int]) -> int:
-    """How many prefixes of a trie may be computed at a time.
-
-    Caches of a path of chunks are alive at once, most of them of the few last levels.
-    """
-    return max(1, cache_tokens // (2 * len(prompt)))
+def rows_within(cache_tokens: int, prompt: list[int], trie: Trie) -> int:
+    """How many prefixes of a trie may be computed at a time: of every level a chunk of caches may be alive."""
+    levels = int(trie.lengths.max())
+    return max(1, cache_tokens // (levels * (len(prompt) + levels)))
 
 
 def _log_steps(
@@ -127,6 +125,7 @@ def _walk(
     step = torch.stack([_log_laws(logits, parent, token, temperature) for temperature in temperatures])
     steps[depth][:, low:high] = step.double().cpu().numpy()
     unfinished, computed = torch.nonzero(token != end)[:, 0], 0
+    del logits, step  # not kept while all below is computed
     for chunk in unfinished.split(rows) if len(unfinished) else ():
         below = prefixes.select(parent[chunk])
         below.advance(token[chunk])
@@ -169,7 +168,7 @@ def write_law(
             if isinstance(settings, StructuredBenchmark):
                 target = for_prompt(registry, prompt_id, settings.decimals, settings.max_bins)
                 trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, ends[0])
-                rows, (family, parameters) = rows_within(cache_tokens, prompt), registry.parse(prompt_id)
+                rows, (family, parameters) = rows_within(cache_tokens, prompt, trie), registry.parse(prompt_id)
                 record = on_target(start, trie, target, rows, temperature)
                 record["trie_kl_floor"] = trie_floor(tokenizer, trie, target.values, family.frozen(parameters))
                 record |= bounded(start, tokenizer, ends, prompt_id, target, registry, settings, rows, temperature)

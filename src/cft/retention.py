@@ -168,7 +168,7 @@ class OnTransformers(InChat, Transformers):
         return tokens.masked_fill(stops, self.tokenizer.pad_token_id)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        rows = max(1, self.job.cache_tokens // self.job.longest)
+        self.batch_size_per_gpu = rows = max(1, self.job.cache_tokens // self.job.longest)
         order = sorted(range(len(requests)), key=lambda place: -len(requests[place].args[0]))
         texts: dict[int, str] = {}
         with Progress("retention, writing", len(requests), "answers") as progress:

@@ -25,7 +25,7 @@ def _once(items: list[Any]) -> list[Any]:
 
 Once = AfterValidator(_once)  # of a list: what is there twice would be counted twice
 # Strict, as True and 1.0 would be seed 1.
-Seeds = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1), Once]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63, strict=True)]], Field(min_length=1), Once]
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -39,7 +39,8 @@ def make_target(
     Raises CftError for an unknown family, parameters out of range, or a support too large to list.
     """
     kind = registry[family]
-    return discretise(kind.identifier(parameters), kind.frozen(parameters), registry.quantiles, decimals, max_bins)
+    frozen = kind.frozen(parameters)  # first, as it says what is wrong with them
+    return discretise(kind.identifier(parameters), frozen, registry.quantiles, decimals, max_bins)
 
 
 def discretise(

@@ -102,7 +102,7 @@ def fit(settings: TemperatureMethod, registry: Registry, model: Path, cache_toke
             target = make_target(registry, prompt.family, prompt.parameters, settings.decimals, settings.max_bins)
             trie = build_trie(chat.tokenize_values(tokenizer, target.values), target.probabilities, end)
             prefix = Prefixes.of(loaded, [start])
-            objectives = expected_nll(prefix, trie, rows_within(cache_tokens, start), temperatures.tolist())
+            objectives = expected_nll(prefix, trie, rows_within(cache_tokens, start, trie), temperatures.tolist())
             if not np.isfinite(objectives).all():
                 raise CftError(f"{prompt.prompt_id}: the model's law is not finite; set the model's dtype to float32")
             rows.append(objectives)

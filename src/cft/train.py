@@ -131,10 +131,9 @@ def last_checkpoint(
 ) -> tuple[Path, Path | None]:
     """The folder of a run's checkpoints, and the last whole one made from the same settings and data; others go."""
     settings = {"model": settings_of(model_folder).model_dump(), "method": method.model_dump(), "seed": seed}
+    # Whoever reads the data says what is missing.
     files = (data_folder / "prompts.parquet", data_folder / "examples.parquet")
-    settings["data"] = [
-        digest(file.read_bytes()) for file in files if file.is_file()
-    ]  # who reads them misses the others
+    settings["data"] = [digest(file.read_bytes()) for file in files if file.is_file()]
     wanted = json.dumps(settings, sort_keys=True)
     folder = out.with_name(out.name + ".checkpoints")
     note = folder / "settings.json"

@@ -206,6 +206,7 @@ rule push:
         "results/logs/push/{model}/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/push/{model}/{method}/seed{seed}.tsv"
+    localrule: True
     resources:
         mem_mb=needs("default", "mem_mb"),
         runtime=needs("default", "runtime"),

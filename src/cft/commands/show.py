@@ -5,7 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from cft import CftError
 from cft.commands import Distributions, Families, Out, Setting, app
+
+SCORES = ["model", "method", "seed", "benchmark", "split", "item", "metric", "value"]
+DRAWS = ["model", "method", "seed", "benchmark", "prompt_id", "draw", "text"]
 
 
 @app.command()
@@ -13,7 +17,9 @@ def scores(files: list[Path], out: Out) -> None:
     """Put score files together into one."""
     from cft.provenance import write_table
 
-    write_table(_together(files), out, files=[str(file) for file in files])
+    if len(set(files)) < len(files):
+        raise CftError("a score file is named twice; name each once")
+    write_table(_together(files, SCORES), out, files=[str(file) for file in files])
 
 
 @app.command()
@@ -22,7 +28,7 @@ def claims(scores: Annotated[Path, typer.Option(help="the file of all scores")],
     from cft.claims import write
     from cft.provenance import read_table, write_run
 
-    write(read_table(scores), out)
+    write(read_table(scores, SCORES), out)
     write_run(out)
 
 
@@ -32,7 +38,7 @@ def table(name: str, scores: Annotated[list[Path], typer.Option(help="score file
     from cft.provenance import write_run
     from cft.tables import load, save
 
-    save(load(name).make(_together(scores)), out)
+    save(load(name).make(_together(scores, SCORES)), out)
     write_run(out)
 
 
@@ -52,9 +58,9 @@ def figure(
 
     module = load(name)
     sources: dict[str, Any] = {"registry": registry(distributions)}
-    for key, files in (("scores", scores), ("draws", draws)):
+    for key, files, columns in (("scores", scores, SCORES), ("draws", draws, DRAWS)):
         if files:
-            sources[key] = _together(files)
+            sources[key] = _together(files, columns)
     if model is not None:
         sources |= _tokenizer_of(model)
     drawn, numbers = module.draw(Sources(**sources))
@@ -103,7 +109,7 @@ def report(
     page = build(
         experiment.title,
         describe(experiment),
-        read_table(scores),
+        read_table(scores, SCORES),
         of_tables,
         of_figures,
         {name: (captions / f"{name}.rst").read_text(encoding="utf-8") for name in of_tables | of_figures},
@@ -116,12 +122,12 @@ def report(
     write_run(out)
 
 
-def _together(files: list[Path]) -> Any:
+def _together(files: list[Path], columns: list[str] | None = None) -> Any:
     import pandas as pd
 
     from cft.provenance import read_table
 
-    return pd.concat([read_table(file) for file in files], ignore_index=True)
+    return pd.concat([read_table(file, columns) for file in files], ignore_index=True)
 
 
 def _tokenizer_of(model: Path) -> dict[str, Any]:

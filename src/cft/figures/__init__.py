@@ -60,7 +60,8 @@ class Sources:
         """One source; raises CftError when it was not supplied."""
         source = getattr(self, name)
         if source is None:
-            raise CftError(f"this figure needs the source {name!r}, which was not given")
+            option = f"--{name}" if name in ("scores", "draws") else "--model"
+            raise CftError(f"this figure needs the source {name!r}, which was not given ({option} of `cft figure`)")
         return source
 
 
