@@ -19,7 +19,8 @@ from cft.models import load_model, load_tokenizer, prepare, settings_of
 
 pytest.importorskip("lm_eval")
 from cft import retention
-from cft.retention import batches, log_likelihoods, measure
+from cft.likelihoods import batches, log_likelihoods
+from cft.retention import OnTransformers, measure
 
 SETTINGS = TinyBenchmarks(data="generated", max_new_tokens=12, extended=True)
 REGISTRY = registry()
@@ -146,6 +147,21 @@ def test_texts_end_at_the_templates_terminator(tiny, tmp_path, monkeypatch):
         kept = tokens[: tokens.index(stop)] if stop in tokens else tokens
         assert found[prompt_id] == tokenizer.decode(kept, skip_special_tokens=True)
     assert len(found["gsm8k/0"]) < len(tokenizer.decode(plain["gsm8k/0"]))
+
+
+def test_answers_are_written_in_batches(base, tiny, tmp_path, monkeypatch):
+    """As many at a time as the cache holds, and the same texts as one at a time."""
+    sizes, generate = [], OnTransformers._model_generate
+
+    def counted(self, context, *arguments, **named):
+        sizes.append(len(context))
+        return generate(self, context, *arguments, **named)
+
+    monkeypatch.setattr(OnTransformers, "_model_generate", counted)
+    few, many = (run(tiny("llama"), tmp_path / f"{tokens}.parquet", cache_tokens=tokens) for tokens in (1, 100_000))
+    written = few[few["text"] != ""]["prompt_id"].nunique()
+    assert sizes[:written] == [1] * written and len(sizes) - written <= 6 and sum(sizes) == 2 * written
+    assert (few["text"] == many["text"]).all()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3", "gpt_oss"])
