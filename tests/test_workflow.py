@@ -236,6 +236,16 @@ def test_settings_of_memory_do_not_train_again_but_those_of_the_method_do(checko
             (checkout / "config" / "smoke.yaml").write_text(before)
 
 
+def test_each_process_that_trains_has_memory_for_a_whole_model(checkout):
+    before = edit(checkout, ("micro_batch: 8", "micro_batch: 8, processes: 3"))
+    try:
+        said = snakemake("--dry-run", "results/smoke/adapters/tiny-llama/soft/seed1/run.json", cwd=checkout).stdout
+    finally:
+        (checkout / "config" / "smoke.yaml").write_text(before)
+    asked = {rule: int(memory) for rule, memory in re.findall(r"^rule smoke_(\w+):.*?mem_mb=(\d+)", said, re.M | re.S)}
+    assert asked["finetune"] == 3 * asked["model"]  # both have the same line in the table
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [

@@ -104,10 +104,10 @@ def vllm_settings(wildcards):
     return settings(experiment.models[wildcards.model].vllm)
 
 
-def needs(rule, what):
+def needs(rule, what, times=lambda wildcards: 1):
     """Memory or time of a rule's jobs, growing with every attempt: the experiment's table."""
     row = experiment.needs.get(rule) or experiment.needs.get("default") or Needs()
-    return lambda wildcards, attempt: getattr(row, what) * attempt
+    return lambda wildcards, attempt: getattr(row, what) * times(wildcards) * attempt
 
 
 def families_of_benchmark(wildcards):

@@ -43,7 +43,8 @@ rule finetune:
     resources:
         gpu=run_by("gpus"),
         training=training_settings,
-        mem_mb=needs("finetune", "mem_mb"),
+        # Each of several processes reads the whole model first.
+        mem_mb=needs("finetune", "mem_mb", times=run_by("processes")),
         runtime=needs("finetune", "runtime"),
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
