@@ -63,6 +63,24 @@ def test_a_template_without_a_place_for_instructions_is_named(tokenizer, templat
         chat.prompt_tokens(tokenizer, "hi", CHAT, "Be random.")
 
 
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [(None, "has no chat template"), ("{% if %}", "cannot be filled in .*Expected"), ("{{ a.b }}", "'a' is undefined")],
+)
+def test_a_template_that_is_missing_or_damaged_is_told(tokenizer, template, says):
+    tokenizer.chat_template = template
+    for use in (lambda: chat.prompt_tokens(tokenizer, "hi", CHAT), lambda: chat.terminator(tokenizer, CHAT)):
+        with pytest.raises(CftError, match=says):
+            use()
+
+
+def test_a_tokenizer_without_an_eos_token(tokenizer):
+    tokenizer.eos_token = None
+    assert chat.stops(tokenizer, CHAT) == [chat.terminator(tokenizer, CHAT)]
+    with pytest.raises(CftError, match="names no eos token"):
+        chat.terminator(tokenizer, ChatSettings(end="eos"))
+
+
 def test_the_terminator_is_found_from_the_template_and_not_from_the_tokenizer(tokenizer):
     tokenizer.eos_token = "<|endoftext|>"
     assert tokenizer.convert_ids_to_tokens(chat.terminator(tokenizer, CHAT)) == "<|im_end|>"

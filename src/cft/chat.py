@@ -25,7 +25,7 @@ def prompt_tokens(tokenizer: Any, question: str, chat: ChatSettings, instruction
 
     instruction    what a message of chat.instruction_role says before the question; Gemma 3's template puts it into
                    the user's turn, gpt-oss's into a section of the developer
-    Raises CftError when the chat template refuses such a message or leaves it out.
+    Raises CftError when there is no chat template, or when it refuses such a message or leaves it out.
     """
     return tokenizer(prompt_text(tokenizer, question, chat, instruction), add_special_tokens=False).input_ids
 
@@ -37,6 +37,8 @@ def terminator(tokenizer: Any, chat: ChatSettings) -> int:
     the configuration names (chat.terminator).
     """
     found = _closing_token(tokenizer, chat) if chat.end == "template" else tokenizer.eos_token_id
+    if found is None:
+        raise CftError("chat.end is eos, but the model's tokenizer names no eos token: set it to template")
     name = tokenizer.convert_ids_to_tokens(found)
     if chat.terminator is not None and name != chat.terminator:
         raise CftError(
@@ -52,7 +54,8 @@ def stops(tokenizer: Any, chat: ChatSettings) -> list[int]:
     A model may end with either, whatever its chat template says. Training and the law on a target's trie know the
     terminator alone, as only that is taught. Raises CftError as `terminator`.
     """
-    return list(dict.fromkeys([terminator(tokenizer, chat), tokenizer.eos_token_id]))
+    found = dict.fromkeys([terminator(tokenizer, chat), tokenizer.eos_token_id])
+    return [token for token in found if token is not None]
 
 
 def _closing_token(tokenizer: Any, chat: ChatSettings) -> int:
@@ -127,15 +130,7 @@ def prompt_text(tokenizer: Any, question: str, chat: ChatSettings, instruction: 
     messages = [{"role": "user", "content": question}]
     if instruction is not None:
         messages.insert(0, {"role": chat.instruction_role, "content": instruction})
-    try:
-        text = _fill_template(tokenizer, messages, chat, add_generation_prompt=True)
-    except TemplateError as error:
-        if instruction is None:
-            raise
-        raise CftError(
-            f"the chat template refuses a message of the role {chat.instruction_role} ({str(error).strip()}): "
-            "leave prompting methods out for this model"
-        )
+    text = _fill_template(tokenizer, messages, chat, add_generation_prompt=True)
     if instruction is not None and instruction.strip() not in text:
         raise CftError(
             f"the chat template leaves out a message of the role {chat.instruction_role}: "
@@ -146,6 +141,20 @@ def prompt_text(tokenizer: Any, question: str, chat: ChatSettings, instruction: 
 
 def _fill_template(tokenizer: Any, messages: list[dict[str, str]], chat: ChatSettings, **options: Any) -> str:
     """The text of a conversation; a template that asks for the date gets chat.today."""
+    if tokenizer.chat_template is None:
+        raise CftError(
+            "the model's tokenizer has no chat template: name the instruction-tuned model, or add a template"
+        )
     today = date.fromisoformat(chat.today)
     options |= {"tokenize": False, "strftime_now": today.strftime, **chat.template_options}
-    return tokenizer.apply_chat_template(messages, **options)
+    try:
+        return tokenizer.apply_chat_template(messages, **options)
+    except TemplateError as error:
+        said = str(error).strip()
+        if messages[0]["role"] == "user":
+            hint = "get the model again, or set its chat.template_options"
+            raise CftError(f"the model's chat template cannot be filled in ({said}): {hint}")
+        raise CftError(
+            f"the chat template refuses a message of the role {chat.instruction_role} ({said}): "
+            "leave prompting methods out for this model"
+        )
