@@ -199,3 +199,14 @@ def test_a_gated_model_is_said_to_be_gated(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", gated)
     with pytest.raises(CftError, match="google/gemma-3-1b-it is gated: accept its licence"):
         prepare(ModelSource(source="hub", repo="google/gemma-3-1b-it"), tmp_path / "m")
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "has no adapter_config"), ("{", "cannot be read"),
+                                               ("{}", "config.json is damaged"), ("[]", "is damaged")])  # fmt: skip
+def test_a_damaged_configuration_of_an_adapter_is_told(tiny, tmp_path, caplog, content, says):
+    add_adapter(load_model(tiny("llama")), LoraSettings()).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(CftError, match=rf"adapter .*{says}.*; train it again"):
+        load_model(tiny("llama"), tmp_path)
+    assert "huggingface.co" not in caplog.text  # a folder is not looked for on the hub

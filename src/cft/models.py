@@ -183,6 +183,8 @@ def _attach(model: Any, adapter: Path) -> Any:
 
     weights = adapter / "adapter_model.safetensors"
     try:
+        if not (adapter / "adapter_config.json").is_file():  # peft would ask the hub for a repository of this name
+            raise OSError("it has no adapter_config.json")
         with safe_open(weights, "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         with warnings.catch_warnings():
@@ -190,6 +192,8 @@ def _attach(model: Any, adapter: Path) -> Any:
             attached = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
     except (OSError, SafetensorError, ValueError) as error:
         raise CftError(f"adapter {adapter}: cannot be read ({str(error).splitlines()[0]}); train it again")
+    except (KeyError, TypeError) as error:  # what peft says of JSON that is no adapter's configuration
+        raise CftError(f"adapter {adapter}: its adapter_config.json is damaged ({error}); train it again")
     except RuntimeError:
         raise CftError(f"adapter {adapter} does not fit this model: it was trained for another one")
     expected = {n: tuple(p.shape) for n, p in attached.named_parameters() if "lora_" in n}
