@@ -17,7 +17,7 @@ from record import ROUNDS, THREADS, compared, in_turns, keep
 
 from cft.judges import MAX_TOKENS, THRESHOLD, Judge, Row
 from cft.model_settings import ModelSource
-from cft.models import prepare
+from cft.prepare import prepare
 from cft.streams import stream
 
 BATCH, PAIRS, WANTED = 16, (64, 256, 1024), 2

@@ -52,7 +52,7 @@ def families():
 def tiny(tmp_path_factory):
     """Prepared folders of the tiny random models, made once: a function from the architecture to its folder."""
     from cft.model_settings import ModelSource
-    from cft.models import prepare
+    from cft.prepare import prepare
 
     made: dict[str, Path] = {}
 

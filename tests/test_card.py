@@ -21,7 +21,8 @@ from cft.card import card
 from cft.data import write_data
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ModelSource, TrainingSettings
-from cft.models import load_model, load_tokenizer, prepare
+from cft.models import load_model, load_tokenizer
+from cft.prepare import prepare
 from cft.provenance import write_table
 from cft.train import finetune
 

@@ -76,7 +76,9 @@ def test_a_template_that_is_missing_or_damaged_is_told(tokenizer, template, says
 
 def test_a_tokenizer_without_an_eos_token(tokenizer):
     tokenizer.eos_token = None
-    assert chat.stops(tokenizer, CHAT) == [chat.terminator(tokenizer, CHAT)]
+    end = chat.terminator(tokenizer, CHAT)
+    assert chat.stops(tokenizer, CHAT, []) == [end]
+    assert chat.stops(tokenizer, CHAT, [7, end, 9]) == [end, 7, 9]
     with pytest.raises(CftError, match="names no eos token"):
         chat.terminator(tokenizer, ChatSettings(end="eos"))
 

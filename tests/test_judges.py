@@ -14,8 +14,8 @@ from cft.benchmarks import novelty
 from cft.distributions import registry
 from cft.judges import Judge, judge, raw_rewards
 from cft.model_settings import ModelSource
-from cft.models import prepare
 from cft.partition import partition, same_words
+from cft.prepare import prepare
 from cft.tiny import CLASSIFIERS, tiny_model
 from cft.windows import by_length
 

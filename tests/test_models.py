@@ -19,10 +19,11 @@ from cft.models import (
     load_model,
     load_tokenizer,
     next_token_log_law,
-    prepare,
+    published_ends,
     save_merged,
     settings_of,
 )
+from cft.prepare import prepare
 from cft.tiny import tiny_model
 
 CHAT = ChatSettings()
@@ -131,7 +132,7 @@ def test_a_tokenizer_from_another_repository(tiny, tmp_path, monkeypatch):
         asked.append((repo, revision))
         return Path("cache/snapshots") / (revision or "5eed")  # of a branch the commit that it is at now
 
-    monkeypatch.setattr("cft.models.hub_snapshot", snapshot)
+    monkeypatch.setattr("cft.prepare.hub_snapshot", snapshot)
     settings = ModelSource(source="hub", repo="a/judge", tokenizer="b/base", tokenizer_revision="c0ffee")
     prepare(settings, tmp_path / "m")
     assert asked == [("a/judge", None), ("b/base", "c0ffee")]
@@ -210,3 +211,16 @@ def test_a_damaged_configuration_of_an_adapter_is_told(tiny, tmp_path, caplog, c
     with pytest.raises(CftError, match=rf"adapter .*{says}.*; train it again"):
         load_model(tiny("llama"), tmp_path)
     assert "huggingface.co" not in caplog.text  # a folder is not looked for on the hub
+
+
+def test_the_ends_that_a_publisher_names(tiny, tmp_path):
+    shutil.copytree(tiny("llama"), tmp_path / "m")
+    file = tmp_path / "m/generation_config.json"
+    for named, ends in ((2, [2]), ([128001, 128009], [128001, 128009]), (None, [])):
+        file.write_text(json.dumps({"eos_token_id": named}))
+        assert published_ends(tmp_path / "m") == ends
+    file.write_text("{")
+    with pytest.raises(CftError, match=r"/m/generation_config\.json is damaged .*; get the model again"):
+        published_ends(tmp_path / "m")
+    file.unlink()
+    assert published_ends(tmp_path / "m") == []

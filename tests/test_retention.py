@@ -15,7 +15,8 @@ from cft.benchmark_settings import TinyBenchmarks
 from cft.benchmarks import tinybenchmarks
 from cft.distributions import registry
 from cft.model_settings import ModelSource, VllmSettings
-from cft.models import load_model, load_tokenizer, prepare, settings_of
+from cft.models import load_model, load_tokenizer, settings_of
+from cft.prepare import prepare
 
 pytest.importorskip("lm_eval")
 from cft import retention

@@ -15,8 +15,9 @@ from cft.data import write_data
 from cft.law import trie_law
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import ChatSettings, ModelSource, TrainingSettings
-from cft.models import load_model, load_tokenizer, prepare
+from cft.models import load_model, load_tokenizer
 from cft.prefix import Prefixes
+from cft.prepare import prepare
 from cft.target import make_target
 from cft.train import finetune
 from cft.trainer import COMPLETE

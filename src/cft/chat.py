@@ -48,13 +48,14 @@ def terminator(tokenizer: Any, chat: ChatSettings) -> int:
     return found
 
 
-def stops(tokenizer: Any, chat: ChatSettings) -> list[int]:
-    """The tokens that end an answer in sampling, each once: the terminator, then the tokenizer's eos token if another.
+def stops(tokenizer: Any, chat: ChatSettings, others: list[int]) -> list[int]:
+    """The tokens that end an answer in sampling, each once: the terminator, the tokenizer's eos token, and `others`.
 
-    A model may end with either, whatever its chat template says. Training and the law on a target's trie know the
-    terminator alone, as only that is taught. Raises CftError as `terminator`.
+    A model may end with any of those that its publisher names (models.published_ends), whatever its chat template says:
+    Llama 3's with <|end_of_text|>. Training and the law on a target's trie know the terminator alone, as only that is
+    taught. Raises CftError as `terminator`.
     """
-    found = dict.fromkeys([terminator(tokenizer, chat), tokenizer.eos_token_id])
+    found = dict.fromkeys([terminator(tokenizer, chat), tokenizer.eos_token_id, *others])
     return [token for token in found if token is not None]
 
 

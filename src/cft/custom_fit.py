@@ -24,7 +24,7 @@ from cft.distributions import Prompt
 from cft.law import on_target, rows_within
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import TrainingSettings
-from cft.models import load_for_evaluation, load_tokenizer, settings_of
+from cft.models import load_for_evaluation, load_tokenizer, published_ends, settings_of
 from cft.prefix import Prefixes
 from cft.progress import Progress
 from cft.provenance import replacing, run_facts, write_run
@@ -152,7 +152,7 @@ def measure(own: OwnTarget, model_folder: Path, adapter: Path, cache_tokens: int
               SciPy distributions also bounds on the law of all numbers, law_pit_w1_low …
     """
     tokenizer, settings = load_tokenizer(model_folder), settings_of(model_folder).chat
-    ends, asked = chat.stops(tokenizer, settings), phrasings(own)
+    ends, asked = chat.stops(tokenizer, settings, published_ends(model_folder)), phrasings(own)
     tokens = [chat.prompt_tokens(tokenizer, phrasing.text, settings) for phrasing in asked]
     trie = build_trie(chat.tokenize_values(tokenizer, own.target.values), own.target.probabilities, ends[0])
     found: dict[tuple[str, str], dict[str, Any]] = {}

@@ -14,7 +14,7 @@ from cft.benchmark_settings import SamplingSettings
 from cft.engines import Draw, Job, start
 from cft.journal import Journal, adapter_weights, digest
 from cft.model_settings import VllmSettings
-from cft.models import load_tokenizer, settings_of
+from cft.models import load_tokenizer, published_ends, settings_of
 from cft.progress import Progress
 from cft.provenance import write_table
 
@@ -47,7 +47,7 @@ def plan(
         prompt_id: chat.prompt_tokens(tokenizer, text, chat_settings, instruction)
         for prompt_id, text in zip(prompts["prompt_id"], prompts["prompt"], strict=True)
     }
-    stops = chat.stops(tokenizer, chat_settings)
+    stops = chat.stops(tokenizer, chat_settings, published_ends(model))
     return Job(model, adapter, tokenizer, tokens, stops, settings, seed, cache_tokens, vllm)
 
 
@@ -80,7 +80,8 @@ def _header(job: Job, identity: dict[str, Any]) -> dict[str, Any]:
         **job.settings.for_draws(),
         **identity,
         "seed": job.seed,
-        "vllm": job.vllm.model_dump() if job.settings.engine == "vllm" else None,
+        # Not its memory: that may be lowered after a failure.
+        "vllm": job.vllm.model_dump(include={"adapter", "batch_invariant"}) if job.settings.engine == "vllm" else None,
         "prompts": digest(json.dumps([job.prompts, job.stops]).encode()),
         "adapter": job.adapter and digest(adapter_weights(job.adapter)),
     }

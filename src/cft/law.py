@@ -20,7 +20,7 @@ from cft.benchmark_settings import LawSettings, OpenEndedBenchmark, StructuredBe
 from cft.benchmarks.open_ended import THRESHOLDS, support_size
 from cft.bounded import bounded
 from cft.distributions import Registry
-from cft.models import load_for_evaluation, load_tokenizer, settings_of
+from cft.models import load_for_evaluation, load_tokenizer, published_ends, settings_of
 from cft.perfect import trie_floor
 from cft.prefix import Prefixes
 from cft.progress import Progress
@@ -160,7 +160,7 @@ def write_law(
     chat_settings = settings_of(model_folder).chat
     tokens = [chat.prompt_tokens(tokenizer, text, chat_settings) for text in prompts["prompt"]]
     model, facts = load_for_evaluation(model_folder, adapter, tokens[0])
-    ends = chat.stops(tokenizer, chat_settings)
+    ends = chat.stops(tokenizer, chat_settings, published_ends(model_folder))
     records = []
     with torch.inference_mode(), Progress("law", len(tokens), "prompts") as progress:
         for prompt_id, prompt in zip(prompts["prompt_id"], tokens, strict=True):

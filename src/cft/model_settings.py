@@ -73,7 +73,9 @@ class ModelSource(Settings):
 class VllmSettings(Settings):
     """How vLLM runs a model."""
 
-    tensor_parallel: int | None = Field(default=None, ge=1, description="GPUs that share the model; unset: all visible")
+    tensor_parallel: int | None = Field(
+        default=None, ge=1, description="GPUs that share the model; unset: the model's gpus"
+    )
     memory: float = Field(default=0.9, gt=0, le=1, description="share of each GPU's memory")
     adapter: Literal["auto", "merge", "request"] = Field(
         default="auto", description="merge into a temporary checkpoint, or a LoRARequest; auto: merge where faster"
@@ -108,6 +110,10 @@ class ModelSettings(ModelSource, TrainingSettings):
     shape: Shape | None = Field(default=None, description="its sizes, for the plan")
     licence: str | None = Field(default=None, description="its licence, for the plan")
     gated: bool = Field(default=False, description="whether the hub asks for its licence to be accepted")
+
+    def on_vllm(self) -> VllmSettings:
+        """How vLLM runs it in a job, which may see more GPUs than it asked for where no scheduler hides them."""
+        return self.vllm.model_copy(update={"tensor_parallel": self.vllm.tensor_parallel or max(1, self.gpus)})
 
     def training(self) -> TrainingSettings:
         return TrainingSettings.model_validate(self.model_dump(include=set(TrainingSettings.model_fields)))

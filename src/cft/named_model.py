@@ -7,7 +7,8 @@ import torch
 from cft import CftError
 from cft.config import load
 from cft.model_settings import ModelSettings, ModelSource
-from cft.models import prepare, settings_of
+from cft.models import settings_of
+from cft.prepare import prepare
 from cft.settings import check
 
 

@@ -24,7 +24,7 @@ from cft.benchmark_settings import SamplingSettings, TinyBenchmarks
 from cft.engines import Job
 from cft.likelihoods import Pair, batches, log_likelihoods
 from cft.model_settings import ChatSettings, VllmSettings
-from cft.models import load_for_evaluation, load_tokenizer, settings_of
+from cft.models import load_for_evaluation, load_tokenizer, published_ends, settings_of
 from cft.progress import Progress
 from cft.provenance import write_table
 from cft.vllm_setup import called_vllm
@@ -115,7 +115,8 @@ def _job(
                 answer = max(answer, *map(len, tokenizer(given, add_special_tokens=False).input_ids))
     # vLLM writes a token even where it only reads.
     asked = SamplingSettings(engine=settings.engine, draws=1, max_new_tokens=answer + 1)
-    return Job(model, adapter, tokenizer, prompts, chat.stops(tokenizer, how), asked, 0, cache_tokens, vllm)
+    stops = chat.stops(tokenizer, how, published_ends(model))
+    return Job(model, adapter, tokenizer, prompts, stops, asked, 0, cache_tokens, vllm)
 
 
 def _start(job: Job, how: ChatSettings) -> tuple[Any, dict[str, Any]]:

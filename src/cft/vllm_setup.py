@@ -37,6 +37,8 @@ def check_device(job: Job) -> bool:
     """Whether vLLM runs on the processor. Raises CftError when it is not installed or lacks the GPUs asked for."""
     # One process per job, so that scheduling is the same every time.
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_NO_USAGE_STATS="1")
+    # It is compiled when the engine starts, by an nvcc that images lack, and never draws for requests with seeds.
+    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ["VLLM_BATCH_INVARIANT"] = str(int(job.vllm.batch_invariant))
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
@@ -88,6 +90,8 @@ def arguments_for(job: Job, cpu: bool) -> dict[str, Any]:
         "dtype": dtype,
         "max_model_len": job.longest,
     }
+    if getattr(AutoConfig.from_pretrained(**where), "vision_config", None) is not None:
+        common["limit_mm_per_prompt"] = {"image": 0}  # else it keeps memory for images
     if not cpu:
         return common | {"tensor_parallel_size": gpus(job), "gpu_memory_utilization": job.vllm.memory}
     sequence = -(-job.longest // BLOCK) * BLOCK

@@ -101,7 +101,7 @@ def training_settings(wildcards):
 
 def vllm_settings(wildcards):
     """How vLLM runs a model: a resource too."""
-    return settings(experiment.models[wildcards.model].vllm)
+    return settings(experiment.models[wildcards.model].on_vllm())
 
 
 def needs(rule, what, times=lambda wildcards: 1):

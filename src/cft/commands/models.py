@@ -11,7 +11,7 @@ from cft.commands import OutFolder, Setting, app
 def model(settings: Setting, out: OutFolder) -> None:
     """Fetch, unpack or make a model; every other command loads it from the folder that this one writes."""
     from cft.model_settings import ModelSource
-    from cft.models import prepare
+    from cft.prepare import prepare
     from cft.settings import setting
 
     prepare(setting(ModelSource, settings), out)
@@ -23,7 +23,7 @@ def tiny_model(
 ) -> None:
     """Make a tiny random model of a true architecture, as `cft model` does for an experiment that asks for one."""
     from cft.model_settings import ModelSource
-    from cft.models import prepare
+    from cft.prepare import prepare
     from cft.settings import check
 
     values = {"source": "tiny", "architecture": architecture, "dtype": "float32"}

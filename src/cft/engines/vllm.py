@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from cft import CftError
 from cft.engines import Draw, Job, Request
 from cft.models import adapter_effect, load_model, next_token_log_law, save_merged, settings_of
 from cft.parity import PROBES, TOP, check_parity
@@ -124,6 +125,8 @@ class VllmEngine:
         )
 
     def _draw(self, request: Request, output: Any) -> Draw:
+        if output.finish_reason not in ("stop", "length"):
+            raise CftError(f"vLLM gave up a draw of {request.prompt_id} ({output.finish_reason}): start again")
         tokens, finished = list(output.token_ids), output.finish_reason == "stop"
         return Draw(request, tokens[:-1] if finished and tokens[-1] in self.job.stops else tokens, finished)
 
