@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -55,7 +56,39 @@ def test_prompts(golden_rows):
     assert "unknown split 'test'" in fails("prompts", "--split", "test")
 
 
+def test_files_that_we_did_not_write_are_kept(tmp_path, tiny):
+    own = tmp_path / "own"
+    shutil.copytree(tiny("llama"), own)
+    for name in ("model.json", "run.json"):
+        (own / name).unlink()
+    before = sorted(path.name for path in own.iterdir())
+    source = json.dumps({"source": "folder", "path": str(own), "dtype": "float32"})
+    assert "choose another folder" in fails("model", "--settings", source, "--out", own, "--replace")
+    assert "choose another folder" in fails("model", "--settings", source, "--out", tmp_path, "--replace")
+    target = ["fit", "examples/loaded-die.yaml", "--model", own, "--models", tmp_path, "--out", tmp_path / "fit"]
+    assert "choose another folder" in fails(*target)
+    assert "holds files that cft did not write" in fails("tiny-model", "llama", "--out", own)
+    corpus = ["--settings", '{"data": "generated", "context": 64, "stride": 32}']
+    assert "holds files that cft did not write" in fails("corpus", *corpus, "--out", own)
+    train = ["finetune", "--model", tiny("llama"), "--data", tmp_path, "--settings", SOFT, "--seed", 1]
+    assert "holds files that cft did not write" in fails(*train, "--out", own)
+    assert sorted(path.name for path in own.iterdir()) == before
+
+    made = tmp_path / "made"
+    for _ in range(2):  # our own may be written anew
+        assert cft("model", "--settings", source, "--out", made).returncode == 0
+    (made / "run.json").unlink()
+    assert "holds files" in fails("model", "--settings", source, "--out", made)
+    assert cft("model", "--settings", source, "--out", made, "--replace").returncode == 0
+
+
+def test_a_table_is_called_one(tmp_path):
+    for words in (["score", "structured", "draws.jsonl"], ["scores", "one.parquet"], ["irt", "--settings", "{}"]):
+        assert "a name that ends with .parquet" in fails(*words, "--out", tmp_path / "x.csv")
+
+
 def test_target():
+    assert "given twice: p=0.25 p=0.5" in fails("target", "bernoulli", "p=0.25", "p=0.5")
     lines = cft("target", "bernoulli", "p=0.25").stdout.splitlines()
     assert lines[0] == "value,probability"
     assert {v: float(p) for v, p in (line.split(",") for line in lines[1:])} == pytest.approx({"0": 0.75, "1": 0.25})
@@ -158,7 +191,7 @@ def test_files_of_another_kind_are_named(tmp_path):
         ["figure", "fig2", "--scores"],
         ["scores"],
     ):
-        line = fails(*command, draws, "--out", tmp_path / "out.csv")
+        line = fails(*command, draws, "--out", tmp_path / ("out.parquet" if command == ["scores"] else "out.csv"))
         assert f"{draws}: no column benchmark, item, method, metric, model, seed, split, value; it has" in line
     assert f"{draws}: no column benchmark, draw" in fails(
         "figure", "fig3", "--draws", draws, "--out", tmp_path / "f.pdf"

@@ -115,6 +115,15 @@ def table_of(**changes):
     return {"quantiles": [0.001, 0.999], "families": {"half": row}}
 
 
+def test_two_families_that_ask_in_the_same_words_are_refused():
+    table = table_of()
+    table["families"]["copy"] = ROW | {"scipy": "expon(scale=scale)"}
+    with pytest.raises(CftError, match="half and copy ask in the same words"):
+        check(FamilyTable, table, "table")
+    table["families"]["copy"]["display_name"] = "Exponential"
+    check(FamilyTable, table, "table")
+
+
 def test_a_new_family_is_one_row():
     table = Registry(check(FamilyTable, table_of(), "table"))
     assert [p.parameters["scale"] for p in table.select("train")] == pytest.approx([1, 2, 8])
@@ -150,6 +159,11 @@ def scale(**axis):
         (scale(range=[1, 8]), r"half\.train\.scale: an axis is \{values"),
         (scale(values=[1], points=2), r"half\.train\.scale: an axis is \{values"),
         (scale(range=[0, 8], points=3, spacing="log"), r"half\.train\.scale: a range with spacing log must be above 0"),
+        # These took all memory, or put all probability on one value.
+        ({"kind": "discrete", "scipy": "zipf(a=1+scale)"}, r"train: scale=1\.0: SciPy sums .* zipf term by term"),
+        ({"kind": "discrete", "scipy": "yulesimon(alpha=scale)"}, r"scale=1\.0: the mean or .* infinite"),
+        ({"kind": "discrete", "scipy": "yulesimon(alpha=1.5)"}, r"the mean or the variance of yulesimon is infinite"),
+        ({"kind": "discrete", "scipy": "poisson(mu=scale, loc=scale/4)"}, r"loc of poisson must be a whole number"),
         ({"grid": ["scale", "loc"]}, r"half: train: its axes are not those of grid, scale, loc"),
         ({"prompt": ["scale", "loc"]}, r"half: prompt: loc is neither in grid nor in derived"),
         ({"prompt": ["root"], "derived": {"root": "(0 - scale) ** 0.5"}}, r"half: derived\.root: .* is not a number"),

@@ -18,6 +18,7 @@ import yaml
 from scipy import stats
 
 from cft import CftError
+from cft.family_settings import unusable
 from cft.target import Target, discretise
 
 KEYS = ("prompt", "prompts", "held_out", "outcomes", "distribution", "decimals")
@@ -183,8 +184,7 @@ def _named(path: Path, rows: list[Row], line: int) -> Target:
     parts = [_number(path, text, at) for _, text, at in rows]
     for outcome, text, at in (row for row, part in zip(rows, parts, strict=True) if not 0 <= part <= 1):
         raise CftError(f"{path}:{at}: the probability of {outcome!r} is {text}, not between 0 and 1")
-    total = sum(parts)
-    if abs(total - 1) > TOLERANCE:
+    if abs((total := sum(parts)) - 1) > TOLERANCE:
         hint = "write fractions such as 1/3 where decimals do not end" if abs(total - 1) < 0.02 else "check them"
         raise CftError(f"{path}:{line}: the probabilities sum to {float(total):.6g}, not to 1; {hint}")
     mass = np.array([float(part / total) for part in parts])
@@ -212,17 +212,17 @@ def _distribution(path: Path, nodes: dict[str, yaml.Node]) -> tuple[Any, int | N
     shapes = kind.shapes.split(", ") if kind.shapes else []
     known = [*shapes, "loc", *([] if isinstance(kind, stats.rv_discrete) else ["scale"])]
     given = _mapping(path, keys["parameters"], known) if "parameters" in keys else {}
-    missing = [shape for shape in shapes if shape not in given]
-    if missing:
-        raise CftError(f"{path}:{_line(node)}: {name} needs the parameters {', '.join(missing)}")
+    if not set(shapes) <= given.keys():
+        raise CftError(f"{path}:{_line(node)}: {name} needs the parameters {', '.join(shapes)}")
     parameters = {key: float(_number(path, _text(path, value), _line(value))) for key, value in given.items()}
-    frozen = kind(**parameters)
+    frozen, why = kind(**parameters), unusable(kind, parameters)
+    beyond = f"{name} with these parameters is not a distribution that SciPy can compute; check their ranges"
     try:
-        proper = math.isfinite(float(frozen.ppf(0.5)))
-    except (ArithmeticError, ValueError, RuntimeError):  # out of range, or more than SciPy can compute
-        proper = False
-    if not proper:
-        raise CftError(f"{path}:{_line(node)}: {name} with these parameters is not a distribution; check their ranges")
+        why = why or (None if math.isfinite(float(frozen.ppf(0.5))) else beyond)
+    except (ArithmeticError, ValueError, RuntimeError):
+        why = beyond
+    if why is not None:
+        raise CftError(f"{path}:{_line(node)}: {why}")
     if isinstance(kind, stats.rv_continuous):
         return frozen, _decimals(path, nodes["decimals"]) if "decimals" in nodes else 2
     if "decimals" in nodes:

@@ -28,7 +28,7 @@ from cft.models import load_for_evaluation, load_tokenizer, published_ends, sett
 from cft.prefix import Prefixes
 from cft.progress import Progress
 from cft.provenance import replacing, run_facts, write_run
-from cft.settings import read_json
+from cft.settings import check, read_json
 from cft.train import finetune
 from cft.trie import build_trie
 
@@ -57,22 +57,21 @@ def phrasings(own: OwnTarget) -> list[Phrasing]:
 def method_for(own: OwnTarget, labels: str, steps: int, learning_rate: float) -> FinetuneMethod:
     """How a target is trained on: so many steps, two phrasings in each of them where there are two."""
     draws = DRAWS[labels]
-    return FinetuneMethod.model_validate(
-        {
-            "kind": "finetune",
-            "labels": labels,
-            "average": "value" if labels == "law" else "token",
-            "max_bins": MAX_BINS,
-            "decimals": own.decimals or 0,
-            "epochs": steps,
-            "max_steps": steps,
-            "draws": draws,
-            "draws_per_prompt": draws,
-            "batch_size": draws * min(2, len(own.prompts)),
-            "learning_rate": learning_rate,
-            "save_every": 20,
-        }
-    )
+    values = {
+        "kind": "finetune",
+        "labels": labels,
+        "average": "value" if labels == "law" else "token",
+        "max_bins": MAX_BINS,
+        "decimals": own.decimals or 0,
+        "epochs": steps,
+        "max_steps": steps,
+        "draws": draws,
+        "draws_per_prompt": draws,
+        "batch_size": draws * min(2, len(own.prompts)),
+        "learning_rate": learning_rate,
+        "save_every": 20,
+    }
+    return check(FinetuneMethod, values, "cft fit")
 
 
 def begin(out: Path, force: bool) -> None:

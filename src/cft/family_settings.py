@@ -170,6 +170,10 @@ class FamilySettings(Settings):
         refused = np.flatnonzero(np.isnan(np.broadcast_to(low, len(rows))))
         if refused.size:
             raise CftError(f"{key}: {_shown(rows[refused[0]])} is not a distribution of scipy.stats.{law.name}")
+        for row, one in zip(rows, arguments, strict=True):
+            why = unusable(law, one)
+            if why is not None:
+                raise CftError(f"{key}: {_shown(row)}: {why}")
 
     def broken_rule(self, parameters: dict[str, float]) -> str | None:
         """The first of `requires` that does not hold, as a person writes it."""
@@ -199,6 +203,22 @@ class FamilySettings(Settings):
         return {name: values[name] for name in self.prompt}
 
 
+def unusable(law: Any, arguments: dict[str, float]) -> str | None:
+    """Why a distribution of scipy.stats, which there is at these arguments, is no target; None where it is one."""
+    if not isinstance(law, stats.rv_discrete):
+        return None
+    if arguments.get("loc", 0) % 1:
+        return f"loc of {law.name} must be a whole number, as its values are"
+    if math.isfinite(law.support(**arguments)[1]):
+        return None
+    if type(law)._cdf is stats.rv_discrete._cdf:
+        return f"SciPy sums the distribution function of {law.name} term by term, without an end far out in its tail"
+    # Its values are listed up to a probability of 1e-12.
+    with np.errstate(all="ignore"):
+        infinite = np.isinf([law.mean(**arguments), law.std(**arguments)]).any()
+    return f"the mean or the variance of {law.name} is infinite" if infinite else None
+
+
 def _shown(parameters: dict[str, float]) -> str:
     return ", ".join(f"{name}={value}" for name, value in parameters.items())
 
@@ -210,7 +230,12 @@ class FamilyTable(Settings):
     families: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], FamilySettings] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _cuts_a_support(self) -> "FamilyTable":
+    def _is_consistent(self) -> "FamilyTable":
         if not 0 < self.quantiles[0] < self.quantiles[1] < 1:
             raise ValueError("quantiles: give two numbers between 0 and 1, the lower first")
+        asked: dict[Any, str] = {}
+        for name, family in self.families.items():
+            twin = asked.setdefault((family.display_name, *family.prompt), name)
+            if twin != name:
+                raise ValueError(f"families {twin} and {name} ask in the same words: change a display_name")
         return self

@@ -13,7 +13,7 @@ class LoraSettings(Settings):
     """The adapter (arXiv 2605.11845)."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32, gt=0, allow_inf_nan=False)
+    alpha: float = Field(default=32, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: list[str] = Field(default=["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
     dtype: Literal["weights", "float32"] = Field(
@@ -47,7 +47,7 @@ class FinetuneMethod(Settings):
     )
     batch_size: int = Field(default=32, ge=1, description="values per optimiser step, whatever the micro-batch")
     max_steps: int | None = Field(default=None, ge=1, description="stop after so many steps (the paper: no limit)")
-    learning_rate: float = Field(default=2e-4, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=2e-4, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps")
     temperature: float = Field(default=1.0, gt=0, description="tau of the soft loss")

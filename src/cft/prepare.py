@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from cft import CftError
 from cft.assets import hub_snapshot
 from cft.model_settings import ModelSource
-from cft.provenance import replacing, write_run
+from cft.provenance import only_ours, replacing, write_run
 from cft.tiny import tiny_model
 
 transformers.logging.set_verbosity_error()
@@ -23,8 +23,17 @@ transformers.utils.logging.disable_progress_bar()
 log = logging.getLogger(__name__)
 
 
-def prepare(settings: ModelSource, folder: Path) -> None:
-    """Write `folder`: model.json (the settings and where the weights lie), and the weights when we make them."""
+def prepare(settings: ModelSource, folder: Path, replace: bool = False) -> None:
+    """Write `folder`: model.json (the settings and where the weights lie), and the weights when we make them.
+
+    It takes the place of what was there. Raises CftError when that is the model itself, or, without `replace`, other
+    files than ours.
+    """
+    if settings.source == "folder":
+        path, place = Path(settings.path or "").resolve(), folder.resolve()
+        if place == path or place in path.parents:
+            raise CftError(f"{folder} is to hold what is prepared of the model in {path}: choose another folder")
+    only_ours(folder, replace)
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
         record = {**settings.model_dump(), **_fetch(settings, temporary)}

@@ -59,6 +59,15 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def only_ours(folder: Path, replace: bool) -> None:
+    """Raise CftError when a folder that a command is to write anew holds files that none of our commands wrote.
+
+    replace    they may go: the workflow's folders, whose run.json it has removed before it runs a job again
+    """
+    if not replace and folder.is_dir() and any(folder.iterdir()) and not run_path(folder).is_file():
+        raise CftError(f"{folder} holds files that cft did not write, and would be emptied: choose another folder")
+
+
 def run_path(output: Path) -> Path:
     """run.json inside a folder, NAME.run.json beside a file."""
     return output / "run.json" if output.is_dir() else output.with_suffix(".run.json")
@@ -204,7 +213,8 @@ def read_table(path: Path, columns: list[str] | None = None) -> "pd.DataFrame":
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise CftError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); delete it and run again")
+        said = str(error).splitlines()[0]
+        raise CftError(f"{path}: not a readable parquet file ({said}): it was cut off, or cft did not make it")
     missing = sorted(set(columns or ()) - set(table.column_names))
     if missing:
         raise CftError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.column_names)}")

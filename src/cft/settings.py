@@ -11,9 +11,9 @@ from cft import CftError
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors."""
+    """Base of all settings: unknown keys are errors, and so are infinities."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _once(items: list[Any]) -> list[Any]:
@@ -48,8 +48,8 @@ def read_yaml(path: Path | str) -> Any:
         loader = _UniqueKeys(Path(path).read_text(encoding="utf-8"))
         loader.name = str(path)
         return loader.get_single_data()
-    except FileNotFoundError:
-        raise CftError(f"{path}: no such file")
+    except OSError as error:
+        raise CftError(f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CftError(f"{path}: not valid YAML: {' '.join(str(error).split())}")
 

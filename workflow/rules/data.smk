@@ -94,7 +94,8 @@ rule corpus:
         mirror=MIRROR,
         out=subpath(output[0], parent=True),
     shell:
-        "cft corpus --settings {params.settings:q} --assets {input:q} {params.mirror:q} --out {params.out:q} 2> {log:q}"
+        "cft corpus --settings {params.settings:q} --assets {input:q} {params.mirror:q} --replace --out {params.out:q} "
+        "2> {log:q}"
 
 
 rule irt:

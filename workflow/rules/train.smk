@@ -20,7 +20,7 @@ rule model:
         settings=lambda wildcards: settings(source(wildcards)),
         out=subpath(output[0], parent=True),
     shell:
-        "cft model --settings {params.settings:q} --out {params.out:q} 2> {log:q}"
+        "cft model --settings {params.settings:q} --replace --out {params.out:q} 2> {log:q}"
 
 
 rule finetune:
@@ -55,7 +55,7 @@ rule finetune:
     shell:
         "trap '' USR1; "
         "cft finetune --model {params.model:q} --data {params.data:q} --settings {params.settings:q} "
-        "--seed {wildcards.seed} --training {resources.training:q} --threads {threads} --out {params.out:q} 2> {log:q}"
+        "--seed {wildcards.seed} --training {resources.training:q} --threads {threads} --replace --out {params.out:q} 2> {log:q}"
 
 
 rule temperature:

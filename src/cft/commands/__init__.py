@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cft import CftError
+
 app = typer.Typer(
     help="Calibration fine-tuning: one sub-command per rule of the workflow, and a few to look in.",
     add_completion=False,
@@ -16,8 +18,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def parquet(path: Path | None) -> Path | None:
+    """Another ending would hide what it is, and two tables of one name would share their run.json."""
+    if path is not None and path.suffix != ".parquet":
+        raise CftError(f"--out {path}: this writes a Parquet table; give it a name that ends with .parquet")
+    return path
+
+
 Out = Annotated[Path, typer.Option(help="file to write", dir_okay=False)]
+OutTable = Annotated[Path, typer.Option(help="table to write, a .parquet file", dir_okay=False, callback=parquet)]
 OutFolder = Annotated[Path, typer.Option(help="folder to write", file_okay=False)]
+Replace = Annotated[bool, typer.Option("--replace", help="whatever that folder holds may go")]
 Setting = Annotated[str, typer.Option(help="settings as JSON, or the path of a YAML file")]
 Distributions = Annotated[Path, typer.Option(help="the table of families")]
 Families = Path(__file__).resolve().parents[3] / "config" / "distributions.yaml"

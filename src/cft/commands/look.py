@@ -53,6 +53,8 @@ def target(
         values = {name: float(value) for name, _, value in pairs}
     except ValueError:
         raise CftError(f"parameters are given as name=value with a number, not {' '.join(parameters)!r}")
+    if len(values) < len(pairs):
+        raise CftError(f"a parameter is given twice: {' '.join(parameters)}")
     found = make_target(registry(distributions), family, values, decimals, max_bins)
     print("value,probability")
     for value, probability in zip(found.values, found.probabilities.tolist(), strict=True):

@@ -17,7 +17,9 @@ from cft.commands import (
     ModelFolder,
     Out,
     OutFolder,
+    OutTable,
     Prompts,
+    Replace,
     Setting,
     Threads,
     UpstreamFiles,
@@ -71,7 +73,7 @@ def judge(
     prompts: Prompts,
     similarity: Annotated[Path, typer.Option(help="the judge of sameness, made by `cft model`")],
     reward: Annotated[Path, typer.Option(help="the judge of quality, made by `cft model`")],
-    out: Out,
+    out: OutTable,
     similarity_tokens: Annotated[int, typer.Option(min=1, help="tokens in one forward pass")] = 16384,
     reward_tokens: Annotated[int, typer.Option(min=1, help="tokens in one forward pass")] = 16384,
     threads: Threads = 2,
@@ -93,7 +95,7 @@ def retention(
     settings: Setting,
     prompts: Prompts,
     model: ModelFolder,
-    out: Out,
+    out: OutTable,
     adapter: Adapter = None,
     identity: Identity = "{}",
     cache_tokens: CacheTokens = 65536,
@@ -116,7 +118,7 @@ def retention(
 @app.command()
 def irt(
     settings: Setting,
-    out: Out,
+    out: OutTable,
     assets: UpstreamTable = UpstreamFiles,
     mirror: Mirror = None,
     cache: AssetCache = Downloads,
@@ -138,11 +140,15 @@ def corpus(
     assets: UpstreamTable = UpstreamFiles,
     mirror: Mirror = None,
     cache: AssetCache = Downloads,
+    replace: Replace = False,
 ) -> None:
     """Fetch or make the texts of PALOMA, and list them."""
     from cft.benchmark_settings import PalomaBenchmark
     from cft.corpus import write_corpus
+    from cft.provenance import only_ours
     from cft.settings import setting
+
+    only_ours(out, replace)
 
     write_corpus(setting(PalomaBenchmark, settings), upstream(assets, mirror, cache), out)
 
@@ -152,7 +158,7 @@ def perplexity(
     settings: Setting,
     corpus: Annotated[Path, typer.Option(help="a folder made by `cft corpus`")],
     model: ModelFolder,
-    out: Out,
+    out: OutTable,
     adapter: Adapter = None,
     identity: Identity = "{}",
     window_tokens: Annotated[int, typer.Option(min=1, help="tokens in one forward pass")] = 16384,

@@ -4,17 +4,17 @@ from typing import Annotated
 
 import typer
 
-from cft.commands import OutFolder, Setting, app
+from cft.commands import OutFolder, Replace, Setting, app
 
 
 @app.command()
-def model(settings: Setting, out: OutFolder) -> None:
+def model(settings: Setting, out: OutFolder, replace: Replace = False) -> None:
     """Fetch, unpack or make a model; every other command loads it from the folder that this one writes."""
     from cft.model_settings import ModelSource
     from cft.prepare import prepare
     from cft.settings import setting
 
-    prepare(setting(ModelSource, settings), out)
+    prepare(setting(ModelSource, settings), out, replace)
 
 
 @app.command("tiny-model")

@@ -50,11 +50,14 @@ def print_plan(
     from cft.config import load
     from cft.costs import read_costs
     from cft.plan import Row, plan, planned_jobs, totals
+    from cft.provenance import replacing
 
     experiment, assumed = load(*configfiles), read_costs(costs)
     print("asking Snakemake for its plan; the paper's takes some 20 seconds", file=sys.stderr)
     rows = plan(experiment, assumed, planned_jobs(configfiles, Path.cwd()), Path.cwd())
-    names = [field.name for field in fields(Row)]
+    if csv_file is not None:
+        with replacing(csv_file) as temporary, temporary.open("w", newline="") as file:
+            csv.writer(file).writerows([[field.name for field in fields(Row)], *map(astuple, rows)])
     heads = ["rule", "model", "jobs", "GPU-hours", "peak GPU (GB)", "disk (GB)", "download (GB)", "basis"]
     _print_table([heads, *(_shown(row) for row in rows)], left=[0, 1, 7])
     print("\nTotals")
@@ -63,10 +66,6 @@ def print_plan(
     for part, values in assumed:
         figures = ", ".join(f"{key} {value}" for key, value in values.model_dump().items() if key != "source")
         print(f"  {part}: {figures}\n    source: {values.source.strip()}")
-    if csv_file is not None:
-        with open(csv_file, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerows([names, *map(astuple, rows)])
 
 
 def _shown(row: Any) -> list[str]:

@@ -18,9 +18,10 @@ from cft.commands import (
     Identity,
     Mirror,
     ModelFolder,
-    Out,
     OutFolder,
+    OutTable,
     Prompts,
+    Replace,
     Seed,
     Setting,
     Threads,
@@ -28,6 +29,7 @@ from cft.commands import (
     UpstreamTable,
     Vllm,
     app,
+    parquet,
     upstream,
     use_threads,
 )
@@ -44,7 +46,7 @@ FOR_PROMPT = {"prompt": "--prompt", "n": "--n", "histogram": "--histogram", "max
 def benchmark_prompts(
     benchmark: str,
     settings: Setting,
-    out: Out,
+    out: OutTable,
     distributions: Distributions = Families,
     assets: UpstreamTable = UpstreamFiles,
     mirror: Mirror = None,
@@ -81,14 +83,17 @@ def finetune(
     out: OutFolder,
     training: Annotated[str, typer.Option(help="micro_batch, processes …, as JSON or the path of a YAML file")] = "{}",
     threads: Threads = 2,
+    replace: Replace = False,
 ) -> None:
     """Train an adapter; run again after a kill, it continues."""
     from cft import parallel
     from cft.method_settings import FinetuneMethod
     from cft.model_settings import TrainingSettings
+    from cft.provenance import only_ours
     from cft.settings import setting
     from cft.train import finetune, last_checkpoint
 
+    only_ours(out, replace)
     method, how = setting(FinetuneMethod, settings), setting(TrainingSettings, training)
     use_threads(threads)
     if how.processes == 1 or parallel.launched():
@@ -106,7 +111,9 @@ def sample(
         str | None, typer.Option(help="benchmark: settings as JSON, or the path of a YAML file")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft benchmark-prompts`")] = None,
-    out: Annotated[Path | None, typer.Option(help="benchmark: file to write", dir_okay=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="benchmark: table to write, a .parquet file", dir_okay=False, callback=parquet)
+    ] = None,
     identity: Annotated[str, typer.Option(help="benchmark: JSON object of further constant columns")] = "{}",
     instructions: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft instructions`")] = None,
     temperature_of: Annotated[Path | None, typer.Option(help="benchmark: a file made by `cft temperature`")] = None,
@@ -169,7 +176,7 @@ def law(
     settings: Setting,
     prompts: Prompts,
     model: ModelFolder,
-    out: Out,
+    out: OutTable,
     adapter: Adapter = None,
     identity: Identity = "{}",
     cache_tokens: CacheTokens = 65536,
@@ -199,7 +206,10 @@ def score(
     law: Annotated[Path | None, typer.Option(help="a file made by `cft law`")] = None,
     irt: Annotated[Path | None, typer.Option(help="tinybenchmarks: a file made by `cft irt`")] = None,
     instructions: Annotated[Path | None, typer.Option(help="a file made by `cft instructions`")] = None,
-    out: Annotated[Path | None, typer.Option(help="write tidy scores here instead of printing a summary")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="write tidy scores, a .parquet file, instead of printing a summary", callback=parquet),
+    ] = None,
     distributions: Distributions = Families,
 ) -> None:
     """Score draws (.jsonl or .parquet) or measurements: print a summary as JSON, or write tidy scores."""

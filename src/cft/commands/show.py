@@ -6,14 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from cft import CftError
-from cft.commands import Distributions, Families, Out, Setting, app
+from cft.commands import Distributions, Families, Out, OutTable, Setting, app
 
 SCORES = ["model", "method", "seed", "benchmark", "split", "item", "metric", "value"]
 DRAWS = ["model", "method", "seed", "benchmark", "prompt_id", "draw", "text"]
 
 
 @app.command()
-def scores(files: list[Path], out: Out) -> None:
+def scores(files: list[Path], out: OutTable) -> None:
     """Put score files together into one."""
     from cft.provenance import write_table
 
@@ -70,7 +70,7 @@ def figure(
 
 @app.command()
 def curves(
-    out: Out,
+    out: OutTable,
     draws: Annotated[list[Path] | None, typer.Option(help="files of structured draws")] = None,
     laws: Annotated[list[Path] | None, typer.Option(help="files of structured laws")] = None,
     distributions: Distributions = Families,
