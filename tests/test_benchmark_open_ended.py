@@ -110,6 +110,17 @@ def test_shares_of_the_most_frequent_answers():
     assert (nothing["top_share"], nothing["top4_share"]) == (0, 0)
 
 
+def test_the_most_frequent_of_equally_likely_answers_have_more_than_their_share():
+    # Two draws of a coin are the same side, or one of each; of three numbers, in 6, 18 or 3 of 27 cases.
+    assert open_ended.expected_share(2, 2, 1) == pytest.approx(3 / 4, abs=0.01)
+    assert open_ended.expected_share(3, 3, 1) == pytest.approx((6 / 3 + 18 * 2 / 3 + 3) / 27, abs=0.01)
+    assert open_ended.expected_share(7, 1_000_000, 4) == pytest.approx(4 / 7, abs=0.001)
+    # What captions say.
+    captions = {(7, 100, 1): 0.20, (7, 20, 1): 0.27, (85, 100, 4): 0.15}
+    for (outcomes, n, most), share in captions.items():
+        assert open_ended.expected_share(outcomes, n, most) == pytest.approx(share, abs=0.005)
+
+
 def test_tokens_per_draw_are_scored_where_the_draws_have_them():
     draws = pd.DataFrame({"prompt_id": ["city", "tree", "city"], "text": ["Oslo", "oak", ""], "tokens": [2, 900, 5]})
     scores = open_ended.score(draws, None, REGISTRY)

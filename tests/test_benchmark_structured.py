@@ -285,6 +285,14 @@ def test_without_a_valid_draw_distances_are_undefined_but_pit_w1_is_the_worst():
     assert math.isnan(values["w1_floor"]) and values["pit_w1_floor"] > 0
 
 
+def test_a_rate_of_0_or_1_has_an_error_too():
+    """Jeffreys' posterior, against a simulation of it."""
+    for texts, k in ((["x"] * 60, 0), (["0.5"] * 60, 60), (["0.5"] * 7 + ["x"] * 2, 7)):
+        found, _ = structured.measure(texts, REGISTRY["gaussian"], {"mu": 0, "sigma": 1}, REGISTRY.quantiles)
+        rates = np.random.default_rng(0).beta(k + 0.5, len(texts) - k + 0.5, 200_000)
+        assert found["valid_rate_se"] == pytest.approx(rates.std(), rel=0.02)
+
+
 def test_the_floor_of_valid_draws_is_that_of_so_many_draws():
     """A perfect sampler, most of whose texts are no numbers: excess over the floor does not depend on how many."""
     prompt = REGISTRY.select("unseen_params", selected=True)[1]

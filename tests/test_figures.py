@@ -213,6 +213,12 @@ def test_fig4_shares_and_intervals(one, drawn):
     assert found["share"].is_monotonic_decreasing
     for answer, row in found.iterrows():
         assert (row["share"], row["low"], row["high"]) == pytest.approx(wilson(int(counts[answer]), len(texts)))
+    # Beside what seven equally likely days have in so many draws; how many cities there are, nobody knows.
+    weeks = np.random.default_rng(3).integers(7, size=(4000, len(texts)))
+    counted = np.sort([np.bincount(row, minlength=7) for row in weeks], axis=1) / len(texts)
+    assert found["top_perfect"].unique() == pytest.approx([counted[:, -1].mean()], abs=0.005)
+    assert found["top4_perfect"].unique() == pytest.approx([counted[:, -4:].sum(axis=1).mean()], abs=0.005)
+    assert numbers.loc[numbers["noun"] == "city", ["top_perfect", "top4_perfect"]].isna().all(axis=None)
 
 
 def test_fig4_shows_the_models_that_the_paper_shows():

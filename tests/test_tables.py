@@ -255,6 +255,26 @@ def test_table4_perplexities_and_their_ratio_to_base(scores):
     assert frame.query("method == 'base'").filter(like="ratio").isna().all(axis=None)
 
 
+def test_slices_are_fixed_in_the_ratio_over_all():
+    """Slices that the adapter changes differently, each by the same in all of its blocks, leave nothing uncertain."""
+    rows = []
+    for name, factor in {"c4": 0.90, "ptb": 1.05, "mc4": 1.10}.items():
+        for block in range(20):
+            for method, nats in (("base", 2.0), ("soft", 2.0 + np.log(factor))):
+                head = ("m", method, 0, "paloma", name)
+                sums = {"nats": 100 * nats, "tokens": 100}
+                rows += [(*head, f"block-{block:02d}", metric, value) for metric, value in sums.items()]
+                    (*head, f"block-{block:02d}", "nats", 100 * nats),
+                    (*head, f"block-{block:02d}", "tokens", 100),
+                ]
+                rows += [(*head, "all", "perplexity", np.exp(nats))] if block == 0 else []
+    columns = ["model", "method", "seed", "benchmark", "split", "item", "metric", "value"]
+    row = tables.load("table4").make(pd.DataFrame(rows, columns=columns)).query("method == 'soft'").iloc[0]
+    together = (0.90 * 1.05 * 1.10) ** (1 / 3)
+    assert row[["all_ratio", "all_ratio_low", "all_ratio_high"]].tolist() == pytest.approx([together] * 3)
+    assert row["c4_ratio"] == pytest.approx(0.90)
+
+
 def test_table5_fidelity_and_cost_of_all_methods():
     scores = synthetic.scores(methods=[*synthetic.METHODS, *synthetic.PROMPTING])
     frame = tables.load("table5").make(scores).set_index("method")

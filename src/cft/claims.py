@@ -109,7 +109,7 @@ def _nouns(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
                 found = Found(interval(both), *counted([both]))
             else:
                 found = None
-            rows.append(Claim(sentence, f"share of draws, {method} {sign} base", region, found))
+            rows.append(Claim(sentence, f"share of the draws that choose them, {method} {sign} base", region, found))
     return rows
 
 

@@ -1,15 +1,14 @@
-"""A statistic of cells and its 95% interval: a hierarchical bootstrap (arXiv 2605.11845).
+"""A statistic of cells and its 95% interval: a bootstrap of units and seeds (arXiv 2605.11845).
 
 Training seeds and units (families, items, blocks) are drawn again, independently, because every seed is scored on
-every unit; then the prompts of each family; then the draws of each prompt, where a metric is measured on draws
-(`Drawn`). Draws of draws lie further from the target than draws do, so that a perfect sampler's interval
-would never hold 0: their level is a normal error of the distance's standard error around what was found.
+every unit. The prompts of a family stay with it, as in the first strategy of Davison and Hinkley (1997, p. 100): they
+are in the differences between families already, and so are draws. Only where a metric is measured on draws (`Drawn`)
+and units differ less than draws alone would make them, as where none is valid, the rest is added: a normal error of the
+distance's standard error, as draws of draws lie further from the target than draws do.
 
-Each level is in the differences between the units above it already and is counted twice (Davison and Hinkley 1997,
-p. 100), so that intervals are rather too wide. Percentiles of few units or seeds are too narrow; see `_reach`. A 95%
-interval then holds the truth in 95-98% of cases with 6 and with 24 families (tests/test_summary.py), in 92-99% with 2
-to 12 models, in 93-99% with 2 to 5 seeds, but in 87-91% where these decide more than families do (test_resampling.py).
-Rates close to 1 are skewed over families, and their intervals hold the truth somewhat less often.
+Percentiles of few units or seeds are too narrow; see `_reach`. A 95% interval then holds the truth in 93-96% of cases
+with 6 and with 24 families (tests/test_summary.py), in 92-99% with 2 to 12 models, in 93-99% with 2 to 5 seeds, but in
+87-91% where these decide more than families do (test_resampling.py), and for means of skewed units less often.
 """
 
 import warnings
@@ -83,23 +82,29 @@ def resample(function: Callable[..., np.ndarray], *cells: pd.DataFrame | Drawn, 
     values, errors, sizes = _aligned(cells)
     if not sizes:
         return NOTHING
-    items, weights = _chosen(sizes, values.shape[2], stratum)
-    members = _members(sizes)
+    units, weights = _chosen(len(sizes), values.shape[2], stratum)
+    few, members = weights[:SEED_RESAMPLES], _members(sizes)
+    items, same = members[units], np.broadcast_to(members, (len(few), *members.shape))
+
+    def again(weights: np.ndarray, places: np.ndarray, noise: float = 0) -> np.ndarray:
+        """The statistic of seeds and units drawn again, with errors of draws of so much of their size."""
+        parts = [_taken(_seed_means(part, weights), places) for part in values]
+        for number, (part, error, given) in enumerate(zip(parts, errors, cells, strict=True)):
+            if noise and isinstance(given, Drawn):
+                drawn = _noise(sizes, number, stratum)[: len(places)] * _taken(_errors_of_means(error, weights), places)
+                room = np.minimum(part, given.most - part)
+                parts[number] = part + np.clip(noise * drawn, -room, room)  # as far both ways: the mean stays
+        return _finite(function(*map(combine, parts)))
+
     with np.errstate(divide="ignore", invalid="ignore"):  # what is undefined becomes NaN
         found = float(function(*(combine(_taken(combine(part), members)) for part in values)))
-        few = weights[:SEED_RESAMPLES]
-        same = np.broadcast_to(members, (len(few), *members.shape))
-        by_seed = function(*(combine(_taken(_seed_means(part, few), same)) for part in values))
-        resampled = []
-        for number, (part, error, given) in enumerate(zip(values, errors, cells, strict=True)):
-            again = _taken(_seed_means(part, weights), items)
-            if isinstance(given, Drawn) and error.any():
-                noise = _noise(sizes, number, stratum) * _taken(_errors_of_means(error, weights), items)
-                room = np.minimum(again, given.most - again)
-                again = again + np.clip(noise, -room, room)  # as far both ways: the mean stays
-            resampled.append(combine(again))
-        resampled = function(*resampled)
-    return Resampled(found, _finite(resampled), _finite(by_seed), len(sizes), values.shape[2])
+        resampled, by_seed = again(weights, items), again(few, same)
+        if errors.any():
+            by_draw = again(np.ones_like(few), same, 1)
+            seen, all_of_it = (part[np.isfinite(part)].var() for part in (resampled, by_draw))
+            if seen < all_of_it:
+                resampled = again(weights, items, (1 - seen / all_of_it) ** 0.5)
+    return Resampled(found, resampled, by_seed, len(sizes), values.shape[2])
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -133,18 +138,11 @@ def _members(sizes: tuple[int, ...]) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _chosen(sizes: tuple[int, ...], seeds: int, stratum: str) -> tuple[np.ndarray, np.ndarray]:
-    """[RESAMPLES, units, most items] the places of the items of each unit drawn, -1 for none; [RESAMPLES, seeds] how
-    often each seed."""
-    units = stream(0, "bootstrap units", stratum).integers(len(sizes), size=(RESAMPLES, len(sizes)), dtype=np.int32)
+def _chosen(units: int, seeds: int, stratum: str) -> tuple[np.ndarray, np.ndarray]:
+    """[RESAMPLES, units] the units drawn; [RESAMPLES, seeds] how often each seed."""
+    chosen = stream(0, "bootstrap units", stratum).integers(units, size=(RESAMPLES, units), dtype=np.int32)
     columns = stream(0, "bootstrap seeds").integers(seeds, size=(RESAMPLES, seeds))
-    weights = (columns[..., None] == np.arange(seeds)).sum(axis=1).astype(float)
-    if max(sizes) == 1:
-        return units[..., None], weights
-    members = _members(sizes)[units]
-    count = np.array(sizes)[units][..., None]
-    again = (stream(0, "bootstrap items", stratum).random(members.shape) * count).astype(np.int32)
-    return np.where(members < 0, -1, members[..., :1] + again), weights
+    return chosen, (columns[..., None] == np.arange(seeds)).sum(axis=1).astype(float)
 
 
 @lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ prompt that is not of this list is scored like the others, so that draws for oth
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from cft.assets import Assets
 from cft.benchmark_settings import OpenEndedBenchmark
 from cft.benchmarks import jsonable, texts_by, tidy
 from cft.distributions import Registry
+from cft.streams import stream
 from cft.text import has_thinking, strip_thinking
 
 SPLIT = "open_ended"
@@ -69,6 +71,14 @@ def support_size(probabilities: np.ndarray, thresholds: tuple[float, ...] = THRE
     cumulative = np.cumsum(-np.sort(-np.asarray(probabilities, dtype=np.float64), axis=-1), axis=-1)
     counts = [(cumulative < threshold).sum(axis=-1) + 1 for threshold in thresholds]
     return np.minimum(np.stack(counts, axis=-1), cumulative.shape[-1])
+
+
+@lru_cache
+def expected_share(outcomes: int, n: int, most: int) -> float:
+    """The mean share of n draws that the `most` most frequent of equally likely outcomes have, which is above
+    most/outcomes: they are chosen by the same draws. A simulation of 20,000 samplers with a fixed seed."""
+    counts = stream(0, "equally likely", outcomes, n).multinomial(n, np.full(outcomes, 1 / outcomes), size=20_000)
+    return float(np.sort(counts, axis=1)[:, -most:].sum(axis=1).mean() / n)
 
 
 def _count(texts: Iterable[str]) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def measure(
         "valid_rate": rate.estimate,
         "valid_rate_low": rate.low,
         "valid_rate_high": rate.high,
-        "valid_rate_se": float(valid.std() / len(valid) ** 0.5),
+        # By Jeffreys' posterior, as none or all valid leave an error too.
+        "valid_rate_se": _jeffreys_error(int(valid.sum()), len(valid)),
         "support_violation_rate": sum(errors[code] for code in SUPPORT_ERRORS) / len(texts),
         "mean_error": _error(every[valid], np.mean, mean),
         "variance_error": _error(every[valid], np.var, variance),
@@ -97,6 +98,11 @@ def measure(
     found |= _distances(every[valid], len(texts) - int(valid.sum()), frozen, scale, seed)
     decimals = fit.printed_decimals(text for text, good in zip(texts, valid, strict=True) if good)
     return found | _tests(every, valid, frozen, decimals, seed), errors
+
+
+def _jeffreys_error(k: int, n: int) -> float:
+    """The standard deviation of Beta(k + 1/2, n - k + 1/2)."""
+    return ((k + 0.5) * (n - k + 0.5) / (n + 2)) ** 0.5 / (n + 1)
 
 
 def _distances(values: np.ndarray, invalid: int, frozen: Any, scale: float, seed: list[int]) -> dict[str, float]:

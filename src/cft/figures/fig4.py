@@ -16,6 +16,7 @@ from cft.summary import in_order, where
 
 TOP = 8
 EMPTY = "(empty)"
+OUTCOMES = {"weekday": 7}  # the answers to a noun, where there is no doubt how many
 LONGEST_LABEL = 16
 
 
@@ -38,7 +39,7 @@ def draw(sources: Sources) -> tuple[Figure, pd.DataFrame]:
         model = rows["model"].iloc[0]
         for axes, method in zip(panels, methods, strict=True):
             texts = where(rows, method=method)["text"].tolist()
-            found = top_answers(texts).assign(noun=noun, model=model, method=method)
+            found = top_answers(texts).assign(noun=noun, model=model, method=method, **_perfect(noun, len(texts)))
             _panel(axes, found, styles[method]["color"])
             axes.set_title(
                 f"{method}: a random {noun}\n{_summary(found)}", loc="right"
@@ -67,10 +68,22 @@ def top_answers(texts: list[str]) -> pd.DataFrame:
     return found.assign(draws=len(texts), different=len(answers), top4=sum(answers[:4]) / max(len(texts), 1))
 
 
+def _perfect(noun: str, draws: int) -> dict[str, float]:
+    """The shares of the first and the first four answers of a sampler whose answers are equally likely, where there is
+    one number of them."""
+    known = noun in OUTCOMES and draws
+    return {
+        name: open_ended.expected_share(OUTCOMES[noun], draws, most) if known else np.nan
+        for name, most in (("top_perfect", 1), ("top4_perfect", 4))
+    }
+
+
 def _summary(found: pd.DataFrame) -> str:
     if found.empty:
         return "not drawn"
-    return f"{found['different'][0]} different in {found['draws'][0]}, top four {found['top4'][0]:.0%}"
+    perfect = found["top4_perfect"][0]
+    beside = "" if np.isnan(perfect) else f" ({perfect:.0%})"
+    return f"{found['different'][0]} different in {found['draws'][0]}, top four {found['top4'][0]:.0%}{beside}"
 
 
 def _panel(axes: Axes, found: pd.DataFrame, color: str) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from cft.paired import BASE, block_sums, exp, log_perplexity_ratio, scores_of
-from cft.resampling import UNKNOWN, bootstrap
+from cft.paired import BASE, block_sums, exp, log_perplexity_ratio, scores_of, together
+from cft.resampling import UNKNOWN, interval, resample
 from cft.stats import Interval
 from cft.summary import cell, collect, columns, estimate, in_order, runs, where
 
@@ -35,7 +35,17 @@ def _whole(wide: pd.DataFrame, metric: str, model: str, method: str, name: str) 
 
 
 def _ratio(blocks: pd.DataFrame, model: str, method: str, slices: list[str]) -> Interval:
-    """Perplexity over base's, in the blocks of one slice or of all."""
-    if method == BASE:
+    """Perplexity over base's, in the blocks of some slices, which are fixed: blocks are resampled within each."""
+    parts = []
+    for name in slices if method != BASE else ():
+        sums = block_sums(blocks, model, method, [name])
+        if not any(part.empty for part in sums):
+            shared = sums[0].index.intersection(sums[2].index)
+            parts += [resample(lambda units: np.nansum(units, -1), part.loc[shared], stratum=name) for part in sums]
+    if not parts:
         return UNKNOWN
-    return exp(bootstrap(log_perplexity_ratio, *block_sums(blocks, model, method, slices)))
+
+    def all_of_it(*sums: np.ndarray | float) -> np.ndarray:
+        return log_perplexity_ratio(*(np.stack(sums[place::4], axis=-1) for place in range(4)))
+
+    return exp(interval(together(all_of_it, *parts)))
