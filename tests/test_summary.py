@@ -177,6 +177,24 @@ def test_a_perfect_sampler_has_no_excess_over_its_floor():
     assert holds >= 194
 
 
+@pytest.mark.parametrize(("draws", "seeds"), [(60, 1), (1000, 1), (1000, 5)])
+def test_the_median_of_a_perfect_sampler_is_the_one_that_it_has(draws, seeds):
+    """Samplers that draw, 24 families of one prompt: their median is up to 10% below the floor of single distances."""
+    levels, rng = midpoints(draws), np.random.default_rng(8)
+    index = pd.MultiIndex.from_product([range(24), [0]], names=["unit", "item"])
+    floor, high = (
+        pd.DataFrame(getattr(pit_floor(draws), name), index=index, columns=range(seeds)) for name in ("mean", "high")
+    )
+    found = []
+    for _ in range(150):
+        distances = [np.abs(np.sort(rng.random((24, draws)), axis=1) - levels).mean(axis=1) for _ in range(seeds)]
+        found.append(np.median(np.mean(distances, axis=0)))
+    value, excess = fidelity.perfect_medians(floor, high)
+    assert value == pytest.approx(np.mean(found), rel=0.05)
+    assert excess == pytest.approx(np.mean(found) - floor.iloc[0, 0], abs=0.05 * value)
+    assert seeds > 1 or value < 0.95 * floor.iloc[0, 0]
+
+
 def test_fits_are_by_model_method_and_split():
     p_values = {"soft": [0.001, 0.5, 0.04], "hard": [0.02, 0.03], "base": [np.nan, np.nan]}
     rows = [

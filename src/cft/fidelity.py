@@ -2,10 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from cft import CftError, fit
-from cft.resampling import UNKNOWN
+from cft.resampling import UNKNOWN, combine
+from cft.stats import Interval
+from cft.streams import stream
 from cft.summary import NO_CELL, SPLITS, cell, collect, columns, difference, drawn, estimate, in_order, where
 
 
@@ -41,7 +45,7 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
     """The structured benchmark, a row per model, method, split and column of STRUCTURED.
 
     Columns: model, method, split, seeds, prompts, prompts_without_valid_draw (mean over seeds), families, measure,
-    value, low, high, floor (what a perfect sampler would score with as many draws; NaN where it is not computed),
+    value, low, high, floor (what a perfect sampler would score on average with as many draws; NaN where there is none),
     floor_high (the 95% quantile of its score on one prompt, combined in the same way), and excess, excess_low,
     excess_high: the value minus the floor, by family. The last four are NaN where the floor is not one of draws.
     """
@@ -66,19 +70,47 @@ def structured(scores: pd.DataFrame) -> pd.DataFrame:
                         cell(wide, f"{measure.floor}{end}", model, method, split) if measure.floor else NO_CELL
                         for end in ("", "_high")
                     )
+                    expected, excess = estimate(floor, measure.statistic).estimate, UNKNOWN
+                    if measure.sampled:
+                        excess = difference(values, floor, measure.statistic)
+                        if measure.statistic == "median":
+                            expected, none = perfect_medians(floor, floor_high)
+                            excess = Interval(*(end - none for end in excess))
                     rows.append(
                         head
                         | {"families": len(values.found.dropna(how="all").index.unique("unit")), "measure": name}
-                        | {"value": found.estimate, "low": found.low, "high": found.high}
-                        | {"floor": estimate(floor, measure.statistic).estimate}
+                        | {"value": found.estimate, "low": found.low, "high": found.high, "floor": expected}
                         | {"floor_high": estimate(floor_high, measure.statistic).estimate}
-                        | columns(
-                            "excess", difference(values, floor, measure.statistic) if measure.sampled else UNKNOWN
-                        )
+                        | columns("excess", excess)
                     )
     if not rows:
         raise CftError(f"the structured scores hold no draws of the splits {', '.join(SPLITS)}")
     return pd.DataFrame(rows)
+
+
+def perfect_medians(floor: pd.DataFrame, high: pd.DataFrame) -> tuple[float, float]:
+    """What the median over families of a perfect sampler's distances is on average, and of its excess over the floors.
+
+    floor, high    [(unit, item) x seeds] mean and 95% quantile of its distance on each prompt
+    Distances are skewed, so that the median of single ones is below the median of their means. 2,000 samplers with a
+    fixed seed, whose distances are lognormal with that mean and quantile: within 5% of samplers that draw
+    (tests/test_summary.py).
+    """
+    if floor.empty:
+        return UNKNOWN.estimate, UNKNOWN.estimate
+    means, units = floor.to_numpy(float), pd.factorize(floor.index.get_level_values("unit"))[0]
+    tails = high.reindex_like(floor).to_numpy(float)
+    times = np.fmax(np.divide(tails, means, out=np.ones_like(means), where=means != 0), 1)  # at a loss, 1
+    # Of a lognormal law: log(quantile/mean) = reach s - s^2/2.
+    reach = norm.isf(0.05)
+    sigma = reach - np.sqrt(np.maximum(reach**2 - 2 * np.log(times), 0))
+    noise = stream(0, "perfect medians").standard_normal((2000, *means.shape))
+    scores = means * np.exp(sigma * noise - sigma**2 / 2)
+    expected = []
+    for part in (scores, scores - means):
+        families = [combine(combine(part[:, units == unit])) for unit in range(units.max() + 1)]
+        expected.append(float(combine(np.stack(families, axis=-1), "median").mean()))
+    return expected[0], expected[1]
 
 
 def fits(scores: pd.DataFrame) -> pd.DataFrame:
