@@ -170,6 +170,23 @@ def test_a_key_that_is_there_twice_is_an_error(tmp_path):
     assert read_yaml(file) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 3, "y": 4}}
 
 
+@pytest.mark.parametrize(
+    ("shown", "says"),
+    [
+        ({"figures": {"fig2": {}}}, r"figures\.fig2 needs scores: structured"),
+        ({"figures": {"fig1": {}}}, r"figures\.fig1 needs tokenizer: true"),
+        ({"figures": {"fig4": {"draws": ["mcq"]}}}, r"figures\.fig4 shows the draws of open_ended, not of mcq"),
+        (
+            {"tables": {"table2": {"scores": ["structured"]}}},
+            r"table2 shows the scores of open_ended or mcq or novelty, not",
+        ),
+    ],
+)
+def test_tables_and_figures_that_would_have_nothing_to_show(shown, says):
+    with pytest.raises(CftError, match=says):
+        notes(check(Experiment, smoke(**shown), "config"))
+
+
 def test_what_an_experiment_goes_without_is_told():
     assert notes(check(Experiment, smoke(), "config")) == []
     shown = {"figures": {"fig2": {"scores": ["structured"]}}}

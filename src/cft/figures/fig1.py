@@ -11,6 +11,7 @@ from cft.figures import Sources, styled
 from cft.target import Target, make_target
 from cft.trie import Trie, build_trie
 
+READS = {"tokenizer": []}
 FAMILY, PARAMETERS, DECIMALS = "gaussian", {"mu": 1.0, "sigma": 2.0}, 1
 HARD_DRAWS = 7
 PLAIN, CHOSEN = "#9ecae1", "#08519c"

@@ -13,6 +13,7 @@ from cft.figures import Sources, decimal_ticks, method_styles, styled
 from cft.summary import SPLITS, in_order, where
 from cft.tables.table1 import law_bounds
 
+READS = {"scores": ["structured"]}
 ROWS = {
     "w1_over_scale": "normalised W1\n(target's scale)",
     "pit_w1": "W1 on the\nprobability scale",

@@ -14,6 +14,7 @@ from cft.figures import Sources, first_run, line, method_styles, styled
 from cft.numbers import valid_values
 from cft.summary import in_order, where
 
+READS = {"draws": ["structured"]}
 PANELS = 6
 # (split, discrete) of each panel, and familiar prompts that fill it when they were drawn.
 SLOTS = [

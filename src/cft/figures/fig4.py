@@ -14,6 +14,7 @@ from cft.figures import Sources, first_run, method_styles, styled
 from cft.stats import wilson
 from cft.summary import in_order, where
 
+READS = {"draws": ["open_ended"]}
 TOP = 8
 EMPTY = "(empty)"
 OUTCOMES = {"weekday": 7}  # the answers to a noun, where there is no doubt how many

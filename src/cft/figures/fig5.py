@@ -15,6 +15,7 @@ from cft.figures import Sources, decimal_ticks, method_styles, styled
 from cft.fit import ALPHA, benjamini_hochberg
 from cft.summary import SPLITS, in_order, where
 
+READS = {"scores": ["structured"]}
 KEYS = ["model", "method", "seed", "split", "item"]
 METRICS = ["pit_w1", "pit_w1_floor", "pit_w1_floor_high", "p_fit"]
 

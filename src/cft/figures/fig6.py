@@ -15,6 +15,7 @@ from cft.paired import BASE, five_tasks, scores_of
 from cft.resampling import interval
 from cft.summary import cell, columns, drawn, estimate, in_order
 
+READS = {"scores": ["tinybenchmarks"]}
 SPLIT = "unseen_families"
 NEEDS_BASE = True  # cft.foresee: without it there is nothing to show
 FEW = 3

@@ -8,6 +8,7 @@ from cft.benchmarks.structured import TESTED_AT, family_of
 from cft.fidelity import STRUCTURED, fits, structured
 from cft.summary import where
 
+READS = {"scores": ["structured"]}
 KEYS = ["model", "method", "split"]
 
 

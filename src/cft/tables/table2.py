@@ -9,6 +9,7 @@ from cft.resampling import UNKNOWN, bootstrap
 from cft.stats import Interval, wilson
 from cft.summary import cell, collect, columns, estimate, runs, where
 
+READS = {"scores": ["open_ended", "mcq", "novelty"]}
 BENCHMARKS = ("open_ended", "mcq", "novelty")
 
 # column -> (metric, statistic over the nouns); the paper's claim is about the typical noun, so a median

@@ -7,6 +7,7 @@ from cft.paired import BASE, five_tasks, mcnemar, mean_difference, once_for_all_
 from cft.resampling import UNKNOWN, bootstrap, interval
 from cft.summary import cell, collect, columns, estimate, in_order, runs, where
 
+READS = {"scores": ["tinybenchmarks"]}
 BENCHMARK = "tinybenchmarks"
 LABELS = {
     "mmlu": "MMLU",

@@ -8,6 +8,7 @@ from cft.resampling import UNKNOWN, interval, resample
 from cft.stats import Interval
 from cft.summary import cell, collect, columns, estimate, in_order, runs, where
 
+READS = {"scores": ["paloma"]}
 BENCHMARK = "paloma"
 ALL = "all"
 

@@ -6,6 +6,7 @@ from cft.paired import BASE, scores_of
 from cft.resampling import UNKNOWN
 from cft.summary import SPLITS, cell, collect, columns, drawn, estimate, ratio, runs, where
 
+READS = {"scores": ["structured", "open_ended"]}
 BENCHMARKS = ("structured", "open_ended")
 
 
