@@ -115,6 +115,17 @@ def test_the_level_of_draws_stays_within_the_range_of_the_metric(rate):
     assert rate < 0.5 or free.values.max() > 1  # what the range is for
 
 
+def test_intervals_stay_within_the_range_of_the_metric():
+    """Of three families, Student's own interval would reach below 0 and beyond 1."""
+    rates = pd.DataFrame([0.02, 0.5, 0.99])
+    free = summary.estimate(rates)
+    assert free.low < 0 and free.high > 1
+    assert summary.estimate(resampling.Drawn(rates, rates * 0, 1.0)) == (free.estimate, 0, 1)
+    assert summary.estimate(resampling.Drawn(rates, rates * 0)) == (free.estimate, 0, free.high)
+    unknown = summary.estimate(resampling.Drawn(rates[:1], rates[:1] * 0))
+    assert np.isnan([unknown.low, unknown.high]).all()
+
+
 def test_a_seed_without_a_value_does_not_halve_the_error_of_the_others():
     one = pd.DataFrame(5.0, index=range(40), columns=[0])
     two = one.assign(**{"1": np.nan}).set_axis([0, 1], axis=1)

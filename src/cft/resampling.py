@@ -101,7 +101,9 @@ def resample(function: Callable[..., np.ndarray], *cells: pd.DataFrame | Drawn, 
         resampled, by_seed = again(weights, items), again(few, same)
         if errors.any():
             by_draw = again(np.ones_like(few), same, 1)
-            seen, all_of_it = (float(np.nanvar(part)) if np.isfinite(part).any() else 0.0 for part in (resampled, by_draw))
+            seen, all_of_it = (
+                float(np.nanvar(part)) if np.isfinite(part).any() else 0.0 for part in (resampled, by_draw)
+            )
             if seen < all_of_it:
                 resampled = again(weights, items, (1 - seen / all_of_it) ** 0.5)
     return Resampled(found, resampled, by_seed, len(sizes), values.shape[2])

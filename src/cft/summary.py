@@ -91,8 +91,11 @@ def columns(name: str, found: Interval) -> dict[str, float]:
 
 
 def estimate(values: pd.DataFrame | Drawn, statistic: str = "mean") -> Interval:
-    """The mean or median over units of a cell."""
-    return bootstrap(lambda units: combine(units, statistic), values)
+    """The mean or median over units of a cell, its interval within the range of the metric."""
+    found = bootstrap(lambda units: combine(units, statistic), values)
+    if isinstance(values, Drawn):
+        return Interval(found.estimate, max(found.low, 0.0), min(found.high, values.most))
+    return found
 
 
 def ratio(top: pd.DataFrame | Drawn, bottom: pd.DataFrame | Drawn) -> Interval:

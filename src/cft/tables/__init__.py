@@ -76,7 +76,7 @@ def number(value: float, decimals: int | None = None) -> str:
         if abs(value) < 1e-6:
             return f"{value:.1e}"
         decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}"
+    return f"{value:z,.{decimals}f}"  # z: what rounds to 0 has no sign
 
 
 def p_value(value: float) -> str:
@@ -89,7 +89,8 @@ def with_interval(value: float, low: float, high: float, form: str = "{} [{}, {}
     width = high - low
     if not math.isfinite(width):
         return number(value)
-    decimals = min(max(0, 1 - math.floor(math.log10(width))), 8) if width > 0 else None
+    wide = width > 1e-6 * max(abs(low), abs(high))  # else it is rounding
+    decimals = min(max(0, 1 - math.floor(math.log10(width))), 8) if wide else None
     return form.format(*(number(each, decimals) for each in (value, low, high)))
 
 
