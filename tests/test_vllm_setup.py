@@ -1,5 +1,7 @@
 """What vLLM is started with, as far as it can be told without it."""
 
+import os
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from cft.engines import Draw, Job, Request
 from cft.engines.vllm import VllmEngine
 from cft.model_settings import ModelSettings, VllmSettings
 from cft.models import load_model
-from cft.vllm_setup import BLOCK, arguments_for, explained
+from cft.vllm_setup import BLOCK, arguments_for, check_device, explained
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
@@ -54,6 +56,20 @@ def test_errors_of_vllm_in_one_line(tiny, error, advice):
               VllmSettings())  # fmt: skip
     line = str(explained(RuntimeError(error), job))
     assert advice in line and "\n" not in line
+
+
+def test_the_sampler_that_is_compiled_at_start_is_off(tiny, monkeypatch):
+    """Images have no nvcc; draws with seeds never use it. Without vLLM installed this ends after the environment."""
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+    for name in ("VLLM_BATCH_INVARIANT", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL",
+                 "OMP_NUM_THREADS"):  # fmt: skip
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    job = Job(tiny("llama"), None, None, {"a": [5]}, [2], SamplingSettings(draws=1, max_new_tokens=4), 0, 960,
+              VllmSettings())  # fmt: skip
+    with pytest.raises(CftError, match="engine vllm cannot be imported"):
+        check_device(job)
+    assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
 
 
 def test_no_memory_is_kept_for_images(tiny):
