@@ -249,7 +249,7 @@ def test_fig4_with_odd_answers(one):
     found = numbers.query("noun == 'city' and method == 'base'").iloc[0]
     assert found["answer"] == "(empty)" and found["different"] == len(odd) - 1
     assert found["top4"] == pytest.approx(scores["city", "top4_share"])
-    told = f"base: a random city\n5 different in {len(drawn)}, top four {found['top4']:.0%}"
+    told = f"base: a random city\n5 different in {len(drawn)}\ntop four {found['top4']:.0%}"
     assert told in [axes.get_title(loc="right") for axes in figure.axes]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from cft import fidelity, resampling, summary
 from cft.distributions import registry
@@ -124,6 +125,18 @@ def test_intervals_stay_within_the_range_of_the_metric():
     assert summary.estimate(resampling.Drawn(rates, rates * 0)) == (free.estimate, 0, free.high)
     unknown = summary.estimate(resampling.Drawn(rates[:1], rates[:1] * 0))
     assert np.isnan([unknown.low, unknown.high]).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_rates_of_none_or_all_have_an_interval(rate):
+    """24 prompts of 60 draws: it reaches to Clopper and Pearson's bound for all draws together, and not three times as
+    far."""
+    found = pd.DataFrame(rate, index=range(24), columns=[0])
+    error = stats.beta(0.5, 60.5).std()
+    one = summary.estimate(resampling.Drawn(found, found * 0 + error, 1.0))
+    bound = stats.binomtest(0, 24 * 60).proportion_ci().high
+    assert one.estimate == rate and bound <= one.high - one.low <= 3 * bound
+    assert (one.low, one.high)[int(rate)] == rate
 
 
 def test_a_seed_without_a_value_does_not_halve_the_error_of_the_others():

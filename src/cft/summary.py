@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from cft import CftError
 from cft.benchmarks.structured import GREATEST, family_of
@@ -93,9 +94,14 @@ def columns(name: str, found: Interval) -> dict[str, float]:
 def estimate(values: pd.DataFrame | Drawn, statistic: str = "mean") -> Interval:
     """The mean or median over units of a cell, its interval within the range of the metric."""
     found = bootstrap(lambda units: combine(units, statistic), values)
-    if isinstance(values, Drawn):
-        return Interval(found.estimate, max(found.low, 0.0), min(found.high, values.most))
-    return found
+    if not isinstance(values, Drawn):
+        return found
+    low, high = found.low, found.high
+    if low == high and np.isfinite(values.most):  # none or all of the draws: units do not say how many more there are
+        errors = values.errors.where(values.found.notna()).to_numpy(float)
+        reach = norm.isf(0.025) * float(np.nansum(errors**2)) ** 0.5 / np.isfinite(errors).sum()
+        low, high = low - reach, high + reach
+    return Interval(found.estimate, max(low, 0.0), min(high, values.most))
 
 
 def ratio(top: pd.DataFrame | Drawn, bottom: pd.DataFrame | Drawn) -> Interval:

@@ -83,8 +83,8 @@ def _summary(found: pd.DataFrame) -> str:
     if found.empty:
         return "not drawn"
     perfect = found["top4_perfect"][0]
-    beside = "" if np.isnan(perfect) else f" ({perfect:.0%})"
-    return f"{found['different'][0]} different in {found['draws'][0]}, top four {found['top4'][0]:.0%}{beside}"
+    beside = "" if np.isnan(perfect) else f" (perfect: {perfect:.0%})"
+    return f"{found['different'][0]} different in {found['draws'][0]}\ntop four {found['top4'][0]:.0%}{beside}"
 
 
 def _panel(axes: Axes, found: pd.DataFrame, color: str) -> None:
