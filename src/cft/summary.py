@@ -99,7 +99,7 @@ def estimate(values: pd.DataFrame | Drawn, statistic: str = "mean") -> Interval:
     low, high = found.low, found.high
     if low == high and np.isfinite(values.most):  # none or all of the draws: units do not say how many more there are
         errors = values.errors.where(values.found.notna()).to_numpy(float)
-        reach = norm.isf(0.025) * float(np.nansum(errors**2)) ** 0.5 / np.isfinite(errors).sum()
+        reach = norm.isf(0.025) * float(np.nansum(errors**2)) ** 0.5 / max(1, np.isfinite(errors).sum())
         low, high = low - reach, high + reach
     return Interval(found.estimate, max(low, 0.0), min(high, values.most))
 
