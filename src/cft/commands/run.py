@@ -1,6 +1,5 @@
-"""Sub-commands that make what is measured: prompts, data, models, adapters, draws, laws, scores."""
+"""Sub-commands that make what is measured: prompts, data, models, adapters, draws, laws."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -197,41 +196,6 @@ def law(
     at = read(temperature_of) if temperature_of else 1.0
     columns = setting(dict[str, Any], identity)
     write_law(chosen, frame, registry(distributions), model, adapter, columns, cache_tokens, out, at)
-
-
-@app.command()
-def score(
-    benchmark: str,
-    draws: Path,
-    law: Annotated[Path | None, typer.Option(help="a file made by `cft law`")] = None,
-    irt: Annotated[Path | None, typer.Option(help="tinybenchmarks: a file made by `cft irt`")] = None,
-    instructions: Annotated[Path | None, typer.Option(help="a file made by `cft instructions`")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="write tidy scores, a .parquet file, instead of printing a summary", callback=parquet),
-    ] = None,
-    distributions: Distributions = Families,
-) -> None:
-    """Score draws (.jsonl or .parquet) or measurements: print a summary as JSON, or write tidy scores."""
-    from cft.benchmarks import load, read_draws, whose
-    from cft.distributions import registry
-    from cft.prompting import answers, read_method
-    from cft.provenance import read_table, write_table
-
-    module = load(benchmark)
-    columns = getattr(module, "COLUMNS", None)
-    frame = read_table(draws, list(columns)) if columns else read_draws(draws, benchmark)
-    if instructions is not None:
-        frame = answers(read_method(instructions), frame)
-    if out is None:
-        print(json.dumps(module.summary(frame, registry(distributions)), indent=2))
-        return
-    ours = whose(frame, draws)
-    beside = read_table(law, ["prompt_id"]) if law else read_table(irt) if irt else None
-    scores = module.score(frame, beside, registry(distributions))
-    for position, (column, value) in enumerate(ours.items()):
-        scores.insert(position, column, value)
-    write_table(scores, out, draws=str(draws), beside=str(law or irt) if law or irt else None)
 
 
 def _benchmark_settings(benchmark: str, text: str) -> Any:
