@@ -201,7 +201,8 @@ def test_what_an_experiment_goes_without_is_told():
 
 def test_data_that_only_a_mirror_can_give_are_told_before_hours_of_training(tmp_path, monkeypatch):
     row = {"repo": "somebody/tasks", "kind": "dataset", "folder": "tasks"}
-    table = {"tasks": row | {"revision": None}, "others": row | {"revision": "0" * 40}}
+    unpinned = row | {"revision": None}
+    table = {"tiny_mmlu": unpinned, "tiny_gsm8k": row | {"revision": "0" * 40}, "paloma": unpinned}
     (tmp_path / "assets.yaml").write_text(yaml.safe_dump(table))
     config = smoke(assets=str(tmp_path / "assets.yaml"))
     made_up = check(Experiment, config, "config")
@@ -210,7 +211,7 @@ def test_data_that_only_a_mirror_can_give_are_told_before_hours_of_training(tmp_
     monkeypatch.delenv("CFT_ASSETS", raising=False)
     assert notes(made_up) == []
     [note] = notes(upstream)
-    assert note.startswith(f"{tmp_path}/assets.yaml: tasks has no revision yet")
+    assert note.startswith(f"{tmp_path}/assets.yaml: tiny_mmlu has no revision yet")
     assert notes(upstream.model_copy(update={"assets_mirror": str(tmp_path)})) == []
 
 

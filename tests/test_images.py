@@ -166,6 +166,8 @@ def test_jobs_are_told_what_they_need(tmp_path, monkeypatch):
         "ib0",
     )
     monkeypatch.delenv("HF_HUB_CACHE")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "not made yet/home"))
+    assert str(tmp_path / "not made yet/home") in jobs.environment(experiment)["APPTAINER_BIND"].split(",")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("WHERE", str(tmp_path / "scratch"))
     told = jobs.environment(experiment.model_copy(update={"assets_mirror": str(tmp_path)}))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from cft import CftError, chat
+from cft import CftError, chat, models
 from cft.lora import add_adapter
 from cft.method_settings import LoraSettings
 from cft.model_settings import ChatSettings, ModelSource
@@ -224,3 +224,16 @@ def test_the_ends_that_a_publisher_names(tiny, tmp_path):
         published_ends(tmp_path / "m")
     file.unlink()
     assert published_ends(tmp_path / "m") == []
+
+
+def test_a_job_that_cannot_use_its_gpus_fails(monkeypatch):
+    """Not on the processor for days; a torch without CUDA is somebody's choice."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert models.device().type == "cpu"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(CftError, match=r"given GPUs \(CUDA_VISIBLE_DEVICES=0,1\), but torch .* with CUDA 13\.0"):
+        models.device()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not models.has_gpu()

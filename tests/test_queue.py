@@ -18,13 +18,13 @@ def test_jobs_of_an_earlier_run_are_named(tmp_path, monkeypatch):
     pretend(
         tmp_path,
         monkeypatch,
-        f"7|cft_ab|{tmp_path}",
-        "8|cft_ab|/elsewhere",
-        f"9|other|{tmp_path}",
-        f"12|cft_c|{tmp_path}",
-        f"13|what | ever|{tmp_path}",
+        f"7|me|cft_ab|{tmp_path}",
+        "8|me|cft_ab|/elsewhere",
+        f"9|me|other|{tmp_path}",
+        f"12|colleague|cft_c|{tmp_path}",
+        f"13|me|what | ever|{tmp_path}",
     )
-    with pytest.raises(CftError, match=r"2 jobs of an earlier run .* scancel 7 12$"):
+    with pytest.raises(CftError, match=r"2 jobs of an earlier run in this folder \(colleague, me\) .* scancel 7 12$"):
         slurm.nothing_left(tmp_path)
 
 
@@ -37,7 +37,7 @@ def test_a_queue_that_does_not_answer_stops_a_run_on_it(tmp_path, monkeypatch):
 
 
 def test_nothing_is_said_of_others_or_without_a_slurm(tmp_path, monkeypatch):
-    pretend(tmp_path, monkeypatch, "8|cft_ab|/elsewhere", f"9|other|{tmp_path}")
+    pretend(tmp_path, monkeypatch, "8|me|cft_ab|/elsewhere", f"9|me|other|{tmp_path}")
     slurm.nothing_left(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
     slurm.nothing_left(tmp_path)

@@ -7,7 +7,14 @@ import pytest
 import yaml
 
 from cft import CftError, sources
-from cft.sources import families_version, version_of
+from cft.assets import Assets
+from cft.benchmark_settings import McqBenchmark, NoveltyBenchmark, PalomaBenchmark, StructuredBenchmark, TinyBenchmarks
+from cft.benchmarks import mcq, novelty, tinybenchmarks
+from cft.corpus import write_corpus
+from cft.method_settings import SsotMethod
+from cft.prompting import instructions
+from cft.sources import families_version, upstream_version, version_of
+from cft.task_items import SOURCES
 
 TABLE = {
     "quantiles": [0.001, 0.999],
@@ -66,3 +73,47 @@ def test_a_file_without_families_is_told(tmp_path, text):
     (tmp_path / "table.yaml").write_text(text)
     with pytest.raises(CftError, match="no families"):
         families_version(tmp_path / "table.yaml")
+
+
+class Asked(Assets):
+    """Upstream files that note which of their rows was asked for, and have none."""
+
+    def __init__(self):
+        self.names = []
+
+    def _find(self, name, kind):
+        self.names.append(name)
+        raise CftError("noted")
+
+    def by(self, function, *arguments):
+        with pytest.raises(CftError, match="noted"):
+            function(*arguments)
+        return self.names.pop()
+
+
+def test_settings_name_the_upstream_files_that_are_read(tmp_path):
+    asked, paper = Asked(), McqBenchmark(draws=1, max_new_tokens=1, prompt="paper")
+    assert [asked.by(mcq.prompts, paper, None, asked)] == paper.upstream()
+    chosen = NoveltyBenchmark(draws=1, max_new_tokens=1)
+    assert asked.by(novelty.prompts, chosen, None, asked) in chosen.upstream() == list(novelty.SPLITS.values())
+    tiny, whole = TinyBenchmarks(), TinyBenchmarks(extended=True)
+    irt = asked.by(tinybenchmarks.parameters, tiny, asked)
+    assert {source.asset for source in SOURCES.values()} | {irt} == set(whole.upstream()) > set(tiny.upstream())
+    assert asked.by(tinybenchmarks.prompts, tiny, None, asked) in tiny.upstream()
+    assert [asked.by(write_corpus, PalomaBenchmark(), asked, tmp_path / "out")] == PalomaBenchmark().upstream()
+    seeds = SsotMethod(kind="ssot", instructions="paper", benchmarks=["open_ended"])
+    assert asked.by(instructions, seeds, asked) in seeds.upstream() == ["ssot_open_system", "ssot_open_developer"]
+    own = McqBenchmark(draws=1, max_new_tokens=1), StructuredBenchmark(draws=1, max_new_tokens=1)
+    assert not any(one.upstream() for one in (*own, SsotMethod(kind="ssot"), PalomaBenchmark(data="generated")))
+
+
+def test_an_upstream_file_stands_for_its_row_alone(tmp_path):
+    path, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    path.write_text("a: {revision: 1}\nb: {revision: null}\n")
+    other.write_text("a: {revision: 1}\nb: {revision: 2}\n")
+    assert upstream_version(path, ("a",)) == upstream_version(other, ("a",)) != upstream_version(path, ("b",))
+    assert upstream_version(path, ("b",)) != upstream_version(other, ("b",))
+    assert upstream_version(tmp_path / "none.yaml", ()) == ""
+    path.write_text("[]")
+    with pytest.raises(CftError, match=r"one\.yaml: no upstream files"):
+        upstream_version(str(path), ("a",))

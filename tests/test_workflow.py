@@ -104,6 +104,7 @@ def little() -> dict:
             "tables": ["table1"], "figures": ["fig2"]}  # fmt: skip
     config |= {key: {name: config[key][name] for name in names} for key, names in kept.items()}
     config["tables"]["table2"] = {"scores": ["mcq"]}
+    config["benchmarks"]["mcq"]["prompt"] = "paper"
     return config
 
 
@@ -194,6 +195,15 @@ def test_a_family_to_evaluate_on_trains_nothing_again(recorded):
     assert (trained["data"], trained["finetune"]) == (1, 1)
 
 
+def test_an_upstream_file_runs_again_only_what_reads_it(recorded):
+    table = (ROOT / "config/assets.yaml").read_text()
+    assert "revision: null" in table and "constant: MEDICAL_MCQ_PROMPT" in table
+    filled_in = table.replace("revision: null", f"revision: {'0' * 40}")
+    assert not recorded("config/assets.yaml", filled_in, instead=True)
+    other = recorded("config/assets.yaml", table.replace("MEDICAL_MCQ_PROMPT", "OTHER_PROMPT"), instead=True)
+    assert (other["prompts"], other["sample"], other["law"]) == (1, 2, 0)
+
+
 def edit(folder, *pairs):
     """Replace texts in the smoke configuration; returns what it was."""
     config = folder / "config" / "smoke.yaml"
@@ -236,15 +246,26 @@ def test_settings_of_memory_do_not_train_again_but_those_of_the_method_do(checko
             (checkout / "config" / "smoke.yaml").write_text(before)
 
 
-def test_each_process_that_trains_has_memory_for_a_whole_model(checkout):
-    before = edit(checkout, ("micro_batch: 8", "micro_batch: 8, processes: 3"))
+def memory_asked_for(checkout, *pairs):
+    """MB by rule, for the jobs behind an adapter."""
+    before = edit(checkout, *pairs)
     try:
         target = "results/smoke/adapters/tiny-llama/soft/seed1/run.json"
         said = snakemake("--dry-run", "--forceall", target, cwd=checkout).stdout  # others may have made it
     finally:
         (checkout / "config" / "smoke.yaml").write_text(before)
-    asked = {rule: int(memory) for rule, memory in re.findall(r"^rule smoke_(\w+):.*?mem_mb=(\d+)", said, re.M | re.S)}
+    return {rule: int(memory) for rule, memory in re.findall(r"^rule smoke_(\w+):.*?mem_mb=(\d+)", said, re.M | re.S)}
+
+
+def test_each_process_that_trains_has_memory_for_a_whole_model(checkout):
+    asked = memory_asked_for(checkout, ("micro_batch: 8", "micro_batch: 8, processes: 3"))
     assert asked["finetune"] == 3 * asked["model"]  # both have the same line in the table
+
+
+def test_no_job_asks_for_more_than_there_is(checkout):
+    more = ("micro_batch: 8", "micro_batch: 8, processes: 3")
+    asked = memory_asked_for(checkout, more, ("needs:", "largest_job: {mem_mb: 2000}\nneeds:"))
+    assert asked["finetune"] == 2000 > asked["model"] == memory_asked_for(checkout, more)["model"]
 
 
 @pytest.mark.parametrize(

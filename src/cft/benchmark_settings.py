@@ -1,4 +1,4 @@
-"""Settings of benchmarks: what is drawn, or what is measured."""
+"""Settings of benchmarks: what is drawn, or what is measured, and which upstream files that takes (`upstream`)."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from cft.settings import Once, Settings
 
+TINY_SETS = ["tiny_mmlu", "tiny_hellaswag", "tiny_truthfulqa", "tiny_winogrande", "tiny_gsm8k"]
 PALOMA_SLICES = ["wikitext_103", "c4_en", "dolma-v1_5", "mc4", "ptb", "redpajama", "falcon-refinedweb"]
 
 
@@ -28,6 +29,10 @@ class SamplingSettings(Settings):
     def for_law(self) -> dict[str, Any]:
         """What computing the law reads; one draw stands for any number."""
         return self.model_dump(exclude=set(SamplingSettings.model_fields) - {"max_new_tokens"}) | {"draws": 1}
+
+    def upstream(self) -> list[str]:
+        """The rows of config/assets.yaml that its data come from."""
+        return []
 
     def for_prompts(self) -> dict[str, Any]:
         """What choosing prompts reads; the least stands for how they are answered."""
@@ -61,12 +66,18 @@ class McqBenchmark(SamplingSettings):
 
     prompt: Literal["own", "paper"] = Field(default="own", description="our own prompt, or the paper's from upstream")
 
+    def upstream(self) -> list[str]:
+        return ["mcq_prompt"] if self.prompt == "paper" else []
+
 
 class NoveltyBenchmark(SamplingSettings):
     """NoveltyBench v1.0: different and good answers; see benchmarks/novelty.py."""
 
     prompts: Literal["own", "upstream"] = Field(default="upstream", description="a few of our own, or the benchmark's")
     limit: int | None = Field(default=None, ge=1, description="only the first prompts of each split")
+
+    def upstream(self) -> list[str]:
+        return ["noveltybench_curated", "noveltybench_wildchat"] if self.prompts == "upstream" else []
 
 
 class TinyBenchmarks(Settings):
@@ -80,6 +91,10 @@ class TinyBenchmarks(Settings):
     max_new_tokens: int = Field(default=256, ge=1, description="of a GSM8K answer")
     extended: bool = Field(default=False, description="also the whole of GSM8K, and IFEval")
 
+    def upstream(self) -> list[str]:
+        whole = ["gsm8k", "ifeval"] if self.extended else []
+        return [*TINY_SETS, *whole, "tinybenchmarks_irt"] if self.data == "upstream" else []
+
 
 class PalomaBenchmark(Settings):
     """Perplexity on PALOMA's test split; see benchmarks/paloma.py."""
@@ -91,6 +106,9 @@ class PalomaBenchmark(Settings):
     context: int = Field(default=2048, ge=2, description="tokens of a window")
     stride: int = Field(default=1024, ge=1, description="tokens from one window to the next")
     limit: int | None = Field(default=None, ge=1, description="only the first documents of each file")
+
+    def upstream(self) -> list[str]:
+        return ["paloma"] if self.data == "upstream" else []
 
     @model_validator(mode="after")
     def _windows_touch(self) -> "PalomaBenchmark":

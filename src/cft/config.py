@@ -29,6 +29,13 @@ class Needs(Settings):
     runtime: int = Field(default=15, ge=1, description="minutes")
 
 
+class Ceiling(Settings):
+    """What a cluster gives a job at most; no limit where nothing is said."""
+
+    mem_mb: int | None = Field(default=None, ge=1, description="memory in MB")
+    runtime: int | None = Field(default=None, ge=1, description="minutes")
+
+
 class TableSettings(Settings):
     """What a table reads; tables/NAME.py makes it."""
 
@@ -65,6 +72,7 @@ class Experiment(Settings):
     needs: dict[RULES, Needs] = Field(
         default={}, description="rule: memory and time of its jobs; default: those of rules that are not listed"
     )
+    largest_job: Ceiling = Field(default=Ceiling(), description="what no attempt of a job asks for more than")
     images: str = Field(default="containers/images.yaml", description="images of jobs under --sdm apptainer")
     cache: str | None = Field(
         default=None, description="folder of downloads and compiled kernels; $VARIABLES are those of a job's machine"

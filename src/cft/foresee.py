@@ -49,11 +49,11 @@ def _without_base(experiment: Experiment) -> list[str]:
 def _unpinned(experiment: Experiment) -> list[str]:
     """Data of the hub that cannot be fetched, as the table of upstream files names no commit."""
     assets = Assets(read_yaml(experiment.assets) or {}, experiment.assets_mirror, Path("results/assets"))
-    needed = any(getattr(chosen, "data", None) == "upstream" for chosen in experiment.benchmarks.chosen().values())
-    if assets.mirror or not needed:
+    needed = {name for chosen in experiment.benchmarks.chosen().values() for name in chosen.upstream()}
+    if assets.mirror:
         return []
     return [
         f"{experiment.assets}: {name} has no revision yet, so that what reads it fails; fill it in, {REMEDY}."
         for name, row in assets.table.items()
-        if isinstance(row, Repository) and row.revision is None
+        if name in needed and isinstance(row, Repository) and row.revision is None
     ]

@@ -30,12 +30,14 @@ PASSED = (
 )
 
 
-def _make(folders: Iterable[Path]) -> None:
+def _make(folders: Iterable[Path], needed: bool) -> None:
+    """Make caches: Apptainer binds what is there. Only where they are needed is it an error that one cannot be made."""
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CftError(f"cache: {folder}: {error.strerror}")
+            if needed:
+                raise CftError(f"cache: {folder}: {error.strerror}")
 
 
 def _binds(folders: Iterable[Path]) -> list[str]:
@@ -57,9 +59,10 @@ def environment(
 ) -> dict[str, str]:
     """Environment variables of jobs: what Apptainer binds and passes on, caches, and what run.json says of the host.
 
-    The code is bound read-only. Folders outside the working directory are bound if they are there: HF_HOME, the mirror
-    of assets, folders of models, results and images where they are links to another disk, the cache, and `more`.
-    `jobs_here`: whether jobs run on this machine, which then must be able to write the cache; else CftError.
+    The code is bound read-only. Folders outside the working directory are bound if they are there: the mirror of
+    assets, folders of models, results and images where they are links to another disk, and `more`; caches, such as
+    HF_HOME, are made first.
+    `jobs_here`: whether jobs run on this machine, which then must be able to make the caches; else CftError.
     """
     passed = {name: value for name, value in os.environ.items() if name in PASSED or name.startswith("NCCL_")}
     if experiment.cache:
@@ -67,14 +70,14 @@ def environment(
         if jobs_here and "$" in str(root):
             raise CftError(f"cache: {experiment.cache} names a variable that is not set on this machine")
         passed |= {variable: str(root / name) for variable, name in CACHES.items()}
-        if jobs_here:
-            _make([root / name for name in CACHES.values()])
+    caches = [Path(passed[name]) for name in (*CACHES, "HF_HUB_CACHE") if name in passed]
+    _make([folder for folder in caches if "$" not in str(folder)], jobs_here)
     own = {variable: passed[variable] for variable in CACHES if experiment.cache}
     if "SLURM_JOB_ID" in os.environ:
         # Slurm leaves it unset for a job without GPUs, which would then see all of them.
         passed["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    folders = [passed[name] for name in (*CACHES, "HF_HUB_CACHE", "CFT_ASSETS") if name in passed]
-    folders += [experiment.assets_mirror, *(model.path for model in experiment.models.values())]
+    folders = [*caches, passed.get("CFT_ASSETS"), experiment.assets_mirror]
+    folders += [model.path for model in experiment.models.values()]
     binds = _binds(Path(folder) for folder in [*folders, "results", "containers/sif", *more] if folder)
     binds = [f"{SOURCE}:/opt/cft/src:ro", *binds]
     # What the site binds stays; a job within a job finds ours there already.

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from cft.settings import Settings
 
 PROMPTABLE = Literal["structured", "open_ended"]
+SSOT_TASKS = {"structured": "numeric", "open_ended": "open"}
+INSTRUCTION_ROLES = ("system", "developer")
 
 
 class LoraSettings(Settings):
@@ -80,6 +82,11 @@ class SsotMethod(Settings):
     instructions: Literal["own", "paper"] = Field(default="own", description="our own, or the paper's")
     max_new_tokens: int = Field(default=4096, ge=1, description="replaces the benchmark's")
 
+    def upstream(self) -> list[str]:
+        """The rows of config/assets.yaml that its instructions come from."""
+        tasks = [SSOT_TASKS[name] for name in self.benchmarks] if self.instructions == "paper" else []
+        return [f"ssot_{task}_{role}" for task in tasks for role in INSTRUCTION_ROLES]
+
 
 class VerbalisedMethod(Settings):
     """Verbalised sampling: the model lists values with probabilities, and one is drawn (arXiv 2510.01171)."""
@@ -88,6 +95,9 @@ class VerbalisedMethod(Settings):
     benchmarks: list[PROMPTABLE] = Field(default=["structured", "open_ended"], min_length=1)
     values: int = Field(default=5, ge=2, description="how many values the model is asked to list")
     max_new_tokens: int = Field(default=512, ge=1, description="replaces the benchmark's")
+
+    def upstream(self) -> list[str]:
+        return []
 
 
 class TemperatureMethod(Settings):

@@ -1,6 +1,7 @@
 """Models, tokenizers and adapters, loaded from the folders that prepare.py makes."""
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -77,8 +78,22 @@ def _published(where: dict[str, Any], file: str) -> str | None:
     return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **rest)
 
 
+def has_gpu() -> bool:
+    """Whether torch can use a GPU. Raises CftError where a job was given one that it cannot use: on the processor it
+    would run for days."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if torch.cuda.is_available():
+        return True
+    if torch.version.cuda and given not in ("", "-1", "NoDevFiles"):
+        raise CftError(
+            f"this job was given GPUs (CUDA_VISIBLE_DEVICES={given}), but torch {torch.__version__} cannot use them: "
+            f"compare the driver (nvidia-smi) with CUDA {torch.version.cuda}; in an image, look for warnings of --nv"
+        )
+    return False
+
+
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if has_gpu() else "cpu")
 
 
 def load_model(folder: Path, adapter: Path | None = None, on: torch.device | None = None) -> Any:

@@ -20,14 +20,11 @@ import pandas as pd
 
 from cft import CftError
 from cft.assets import Assets
-from cft.method_settings import Method, PromptingMethod, SsotMethod, VerbalisedMethod
+from cft.method_settings import INSTRUCTION_ROLES, SSOT_TASKS, Method, PromptingMethod, SsotMethod, VerbalisedMethod
 from cft.provenance import replacing, write_run
 from cft.settings import check
 from cft.streams import stream
 from cft.text import strip_thinking
-
-TASKS = {"structured": "numeric", "open_ended": "open"}
-ROLES = ("system", "developer")
 
 _CHANNEL = "<|channel|>"
 _FINAL = re.compile(r"<\|channel\|>\s*final\s*<\|message\|>(.*?)(?:<\|return\|>|<\|end\|>|\Z)", re.DOTALL)
@@ -46,7 +43,7 @@ def instructions(method: SsotMethod | VerbalisedMethod, assets: Assets) -> dict[
 
     Raises CftError when the paper's texts are asked for and cannot be fetched.
     """
-    return {name: {role: _text(method, name, role, assets) for role in ROLES} for name in method.benchmarks}
+    return {name: {role: _text(method, name, role, assets) for role in INSTRUCTION_ROLES} for name in method.benchmarks}
 
 
 def write_instructions(method: SsotMethod | VerbalisedMethod, assets: Assets, out: Path) -> None:
@@ -89,7 +86,7 @@ def asked(path: Path, benchmark: str, model: Path) -> tuple[dict[str, Any], dict
 def _text(method: SsotMethod | VerbalisedMethod, benchmark: str, role: str, assets: Assets) -> str:
     if isinstance(method, VerbalisedMethod):
         return _own("verbalised").format(values=method.values)
-    name = f"ssot_{TASKS[benchmark]}_{role}"
+    name = f"ssot_{SSOT_TASKS[benchmark]}_{role}"
     return assets.text(name) if method.instructions == "paper" else _own(name)
 
 

@@ -13,20 +13,21 @@ def nothing_left(folder: Path, ours_go_there: bool = True) -> None:
 
     `ours_go_there`: whether this run submits to Slurm; then a queue that does not answer is an error too.
 
-    A Snakemake that was killed leaves its jobs running. Submitting them again would let two jobs write one file. The
-    profile's slurm-jobname-prefix marks our jobs.
+    A Snakemake that was killed leaves its jobs running, whoever started it. Submitting them again would let two jobs
+    write one file. The profile's slurm-jobname-prefix marks our jobs.
     """
     if not shutil.which("squeue"):
         return
-    answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%i|%j|%Z"], capture_output=True, text=True)
+    answer = subprocess.run(["squeue", "--noheader", "--format=%i|%u|%j|%Z"], capture_output=True, text=True)
     if answer.returncode and ours_go_there:
         raise CftError(f"Slurm's queue does not answer: {' '.join(answer.stderr.split())}")
     # The name in between may hold anything: it may be of another program's job.
-    lines = [re.fullmatch(r"(.+?)\|(.*)\|(.*)", line.strip()) for line in answer.stdout.splitlines()]
-    found = [line.groups() for line in lines if line]
-    jobs = [job for job, name, where in found if name.startswith("cft_") and Path(where).resolve() == folder.resolve()]
-    if jobs:
+    lines = [re.fullmatch(r"(.+?)\|(.+?)\|(.*)\|(.*)", line.strip()) for line in answer.stdout.splitlines()]
+    ours = [line.groups() for line in lines if line and line[3].startswith("cft_")]
+    left = [(job, user) for job, user, _, where in ours if Path(where).resolve() == folder.resolve()]
+    if left:
         raise CftError(
-            f"{len(jobs)} jobs of an earlier run in this folder are still in Slurm's queue; wait until they have "
-            f"ended, or end them with: scancel {' '.join(jobs)}"
+            f"{len(left)} jobs of an earlier run in this folder ({', '.join(sorted({user for _, user in left}))}) are "
+            f"still in Slurm's queue; wait until they have ended, or end them with: "
+            f"scancel {' '.join(job for job, _ in left)}"
         )

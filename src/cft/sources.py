@@ -1,7 +1,7 @@
-"""Which code, and which families, a result depends on: so that a change runs those jobs again that it may concern.
+"""Which code, families and upstream files a result depends on: a change runs those jobs again that it may concern.
 
 Snakemake compares the inputs and parameters of a job. It does not see the code of the commands that it calls; of the
-table of distributions it would see every change.
+tables of distributions and of upstream files it would see every change.
 """
 
 import ast
@@ -72,4 +72,20 @@ def families_version(path: Path | str, trained_on: bool = False) -> str:
         rows = {name: row for name, row in families.items() if "train" in row}
         kept = {name: {key: row[key] for key in row if key not in HELD_OUT} for name, row in rows.items()}
         table = {**table, "families": kept}
-    return sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(table)
+
+
+@cache
+def upstream_version(path: Path | str, names: tuple[str, ...]) -> str:
+    """16 hexadecimal digits that stand for some rows of the table of upstream files; empty for none.
+
+    A row that is not there is told by the command that reads it. Raises CftError when there is no table.
+    """
+    table = read_yaml(path) if names else {}
+    if not isinstance(table, dict):
+        raise CftError(f"{path}: no upstream files; config/assets.yaml has some")
+    return _digest({name: table.get(name) for name in names}) if names else ""
+
+
+def _digest(rows: object) -> str:
+    return sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]

@@ -18,7 +18,7 @@ from cft.journal import digest
 from cft.lora import add_adapter
 from cft.method_settings import FinetuneMethod
 from cft.model_settings import TrainingSettings
-from cft.models import load_model, load_tokenizer, settings_of
+from cft.models import has_gpu, load_model, load_tokenizer, settings_of
 from cft.progress import Progress
 from cft.provenance import replacing, write_run
 from cft.trainer import COMPLETE, CalibrationTrainer, ShowProgress, StopOnWarning
@@ -116,12 +116,12 @@ def _arguments(checkpoints: Path, method: FinetuneMethod, seed: int, training: T
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=[],
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=not has_gpu(),
         dataloader_pin_memory=False,  # our items are lists of parts, which torch would copy one by one
         dataloader_num_workers=training.loaders,
         gradient_checkpointing=training.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        ddp_backend="gloo" if parallel.launched() and not torch.cuda.is_available() else None,
+        ddp_backend="gloo" if parallel.launched() and not has_gpu() else None,
         ddp_find_unused_parameters=False,
     )
 

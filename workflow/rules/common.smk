@@ -1,5 +1,6 @@
 # Helpers and wildcard constraints; no rule.
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ from cft import CftError, images, jobs, slurm
 from cft.benchmark_settings import SamplingSettings
 from cft.config import Experiment, Needs
 from cft.settings import check
-from cft.sources import families_version, version_of
+from cft.sources import families_version, upstream_version, version_of
 
 # Slurm warns all processes of a job before its time is up; `cft finetune` acts on it, and this one must outlive it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -20,7 +21,8 @@ try:
     IMAGES = images.read(experiment.images)
     # What jobs find around them: binds, caches. Those of the smoke test are the same.
     if workflow.modifier.is_main_snakefile():
-        here = workflow.local_exec and not workflow.dryrun
+        # Which executor will run is not known yet, but that `jobs` besides `cores` is for one that submits.
+        here = workflow.remote_exec or workflow.resource_settings.nodes is None
         os.environ.update(jobs.environment(experiment, here, [workflow.deployment_settings.apptainer_prefix]))
 except CftError as error:
     raise WorkflowError(str(error))
@@ -105,9 +107,10 @@ def vllm_settings(wildcards):
 
 
 def needs(rule, what, times=lambda wildcards: 1):
-    """Memory or time of a rule's jobs, growing with every attempt: the experiment's table."""
+    """Memory or time of a rule's jobs, growing with every attempt up to what the site gives: the experiment's table."""
     row = experiment.needs.get(rule) or experiment.needs.get("default") or Needs()
-    return lambda wildcards, attempt: getattr(row, what) * times(wildcards) * attempt
+    most = getattr(experiment.largest_job, what) or math.inf
+    return lambda wildcards, attempt: min(getattr(row, what) * times(wildcards) * attempt, most)
 
 
 def families_of_benchmark(wildcards):
@@ -118,6 +121,16 @@ def families_of_benchmark(wildcards):
 def families_trained_on(wildcards):
     """In place of the table as an input: a family that is added to evaluate on must not train anything again."""
     return families_version(experiment.distributions, trained_on=True)
+
+
+def upstream_version_of(chosen):
+    """In place of the table of upstream files as an input: a row that another benchmark reads must not draw anew."""
+    return upstream_version(experiment.assets, tuple(chosen.upstream()))
+
+
+def mirror_for(chosen):
+    """Where upstream files come from, for what reads some."""
+    return [f"--mirror={experiment.assets_mirror}"] if experiment.assets_mirror and chosen.upstream() else []
 
 
 def adapter_files(wildcards):

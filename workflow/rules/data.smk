@@ -1,7 +1,6 @@
 # distributions.yaml -> results/data/{method}/seed{seed}/{prompts,examples}.parquet
 #                    -> results/prompts/{benchmark}.parquet
 # upstream files     -> results/prompts, results/instructions/{method}.json, results/corpora/paloma, results/irt.parquet
-MIRROR = [f"--mirror={experiment.assets_mirror}"] if experiment.assets_mirror else []
 
 
 rule data:
@@ -32,7 +31,7 @@ rule prompts:
     # The prompts that a benchmark draws from. Not remade when its scoring code is edited, as that would draw anew.
     input:
         families=ancient(experiment.distributions),
-        assets=experiment.assets,
+        assets=ancient(experiment.assets),
     output:
         "results/prompts/{benchmark}.parquet",
     log:
@@ -46,7 +45,8 @@ rule prompts:
     params:
         settings=settings_of_prompts,
         families=families_of_benchmark,
-        mirror=MIRROR,
+        upstream=lambda wildcards: upstream_version_of(BENCHMARKS[wildcards.benchmark]),
+        mirror=lambda wildcards: mirror_for(BENCHMARKS[wildcards.benchmark]),
     shell:
         "cft benchmark-prompts {wildcards.benchmark} --settings {params.settings:q} --distributions {input.families:q} "
         "--assets {input.assets:q} {params.mirror:q} --out {output:q} 2> {log:q}"
@@ -55,7 +55,7 @@ rule prompts:
 rule instructions:
     # What a prompting method tells the model before the question.
     input:
-        experiment.assets,
+        ancient(experiment.assets),
     output:
         "results/instructions/{method}.json",
     log:
@@ -68,7 +68,8 @@ rule instructions:
         runtime=needs("default", "runtime"),
     params:
         settings=lambda wildcards: settings(experiment.methods[wildcards.method]),
-        mirror=MIRROR,
+        upstream=lambda wildcards: upstream_version_of(experiment.methods[wildcards.method]),
+        mirror=lambda wildcards: mirror_for(experiment.methods[wildcards.method]),
     shell:
         "cft instructions --settings {params.settings:q} --assets {input:q} {params.mirror:q} --out {output:q} 2> {log:q}"
 
@@ -76,7 +77,7 @@ rule instructions:
 rule corpus:
     # Where the texts of PALOMA lie; they are fetched, or made, here.
     input:
-        experiment.assets,
+        ancient(experiment.assets),
     output:
         "results/corpora/paloma/corpus.json",
         "results/corpora/paloma/run.json",
@@ -91,7 +92,8 @@ rule corpus:
     params:
         # Not what is measured on the texts: another stride needs no other corpus.
         settings=lambda wildcards: settings(BENCHMARKS["paloma"].model_dump(include={"data", "slices"})),
-        mirror=MIRROR,
+        upstream=lambda wildcards: upstream_version_of(BENCHMARKS["paloma"]),
+        mirror=lambda wildcards: mirror_for(BENCHMARKS["paloma"]),
         out=subpath(output[0], parent=True),
     shell:
         "cft corpus --settings {params.settings:q} --assets {input:q} {params.mirror:q} --replace --out {params.out:q} "
@@ -101,7 +103,7 @@ rule corpus:
 rule irt:
     # The item parameters behind tinyBenchmarks' estimates.
     input:
-        experiment.assets,
+        ancient(experiment.assets),
     output:
         "results/irt.parquet",
     log:
@@ -114,6 +116,7 @@ rule irt:
         runtime=needs("default", "runtime"),
     params:
         settings=lambda wildcards: settings(BENCHMARKS["tinybenchmarks"]),
-        mirror=MIRROR,
+        upstream=lambda wildcards: upstream_version_of(BENCHMARKS["tinybenchmarks"]),
+        mirror=lambda wildcards: mirror_for(BENCHMARKS["tinybenchmarks"]),
     shell:
         "cft irt --settings {params.settings:q} --assets {input:q} {params.mirror:q} --out {output:q} 2> {log:q}"
