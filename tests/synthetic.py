@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from cft.benchmark_settings import PALOMA_SLICES
 from cft.distributions import registry
@@ -106,6 +107,7 @@ def _open_ended(head, nouns, generator) -> list[tuple]:
             "top_share": 0.8 if head[1] == "base" else 0.4,
             "top4_share": 0.9 if head[1] == "base" else 0.6,
         }
+        found |= {"wednesday_share": 0.8 if head[1] == "base" else 0.4} if item == "weekday" else {}
         rows += [(*head, "open_ended", "open_ended", item, name, value) for name, value in found.items()]
     return rows
 
@@ -116,6 +118,7 @@ def _mcq(head, generator) -> list[tuple]:
     found = {"n": 200.0, "num_parseable": 160.0, "parse_rate": parse, "tv_uniform_floor": 0.035, "tv_detectable": 0.1,
              "tv_uniform_parsed_only_floor": 0.04}  # fmt: skip
     found |= {f"freq_{letter}": share for letter, share in zip("abcd", shares, strict=True)}
+    found["chi_square_pvalue"] = float(stats.chisquare(160 * shares).pvalue)
     found["tv_uniform_parsed_only"] = float(np.abs(shares - 0.25).sum() / 2)
     found["tv_uniform"] = float((np.abs(parse * shares - 0.25).sum() + 1 - parse) / 2)
     return [(*head, "mcq", "mcq", "all", name, value) for name, value in found.items()]

@@ -101,6 +101,12 @@ def test_scores_count_empty_answers_against_the_prompt():
     assert tree == {"n": 1, "unique_rate": 1, "empty_rate": 0, "top_share": 1, "top4_share": 1}
 
 
+def test_the_share_of_the_weekday_that_the_paper_names():
+    texts = ["Wednesday", "wednesday.", "**Wednesday**", "Friday", "", "Wednesday, of course"]
+    scores = open_ended.score(pd.DataFrame({"prompt_id": "weekday", "text": texts}), None, REGISTRY)
+    assert scores.set_index("metric")["value"]["wednesday_share"] == pytest.approx(2 / 6)
+
+
 def test_shares_of_the_most_frequent_answers():
     """Empty answers are no answer, however frequent; the others count among all draws."""
     draws = pd.DataFrame({"prompt_id": "city", "text": [*"aaabbbccde", *[""] * 10]})

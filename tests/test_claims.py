@@ -246,7 +246,8 @@ def test_at_equal_draws_adds_the_noise_that_one_side_lacks():
 
 
 def test_support_in_every_model(scores, found):
-    wide, orders = "soft widens the top-90% support in every model that was run", "one to two orders of magnitude"
+    wide, tenfold = "soft widens the top-90% support in every model that was run", "at least one order of magnitude"
+    hundredfold = "at most two orders of magnitude"
     factors = []
     for model in MODELS:
         rows = scores[(scores["model"] == model) & (scores["metric"] == "support_size_0.9")]
@@ -254,27 +255,31 @@ def test_support_in_every_model(scores, found):
         factors.append((sizes["soft"] / sizes["base"]).median())
     assert found.loc[wide, "estimate"] == pytest.approx(min(factors))
     assert found.loc[wide, "verdict"] == "supported"
-    assert verdicts(scores, orders) == {"supported"}
-    narrow = scores.copy()
     mine = rows_of(scores, "open_ended", "support_size_0.9", method="soft")
+    assert verdicts(scores, hundredfold) == {"supported"} and verdicts(scores, tenfold) == {"undecided"}  # 16, 20 fold
+    wider = scores.copy()
+    wider.loc[mine, "value"] *= 2
+    assert verdicts(wider, tenfold) == verdicts(wider, hundredfold) == {"supported"}
+    narrow = wider.copy()
     narrow.loc[mine & (scores["model"] == MODELS[1]), "value"] = 1
-    assert verdicts(narrow, wide) == {"refuted"}
-    many = scores.copy()
-    many.loc[mine, "value"] *= 100
-    assert verdicts(many, orders) == {"refuted"}
+    assert verdicts(narrow, wide) == verdicts(narrow, tenfold) == {"refuted"}
+    assert verdicts(narrow, hundredfold) == {"supported"}
+    many = wider.copy()
+    many.loc[mine & (scores["model"] == MODELS[1]), "value"] *= 100  # one is enough
+    assert verdicts(many, hundredfold) == {"refuted"} and verdicts(many, tenfold) == {"supported"}
 
 
 def test_nouns_of_two_models_found_by_name(scores, found):
-    fall = found.loc["soft lowers the share of the most frequent answer to 'weekday' in qwen3-14b"]
+    fall = found.loc["soft lowers the share of the answer Wednesday to 'weekday' in qwen3-14b"]
     assert fall["estimate"] == pytest.approx(-0.4) and fall["verdict"] == "supported"
     half = found[found.index.str.contains("by about 2 (paper: 80% to 40%)", regex=False)].iloc[0]
     assert half["estimate"] == pytest.approx(0.5) and half["verdict"] == "supported"
     city = found[found.index.str.contains("by about 4.9 (paper: 74% to 15%)", regex=False)].iloc[0]
     assert city["estimate"] == pytest.approx(0.6 / 0.9) and city["verdict"] == "refuted"
     same = scores.copy()
-    same.loc[rows_of(scores, "open_ended", "top_share"), "value"] = 0.5
+    same.loc[rows_of(scores, "open_ended", "wednesday_share"), "value"] = 0.5
     assert verdicts(same, "soft lowers & weekday") == {"undecided"}
-    same.loc[rows_of(scores, "open_ended", "top_share", method="soft"), "value"] = 0.9
+    same.loc[rows_of(scores, "open_ended", "wednesday_share", method="soft"), "value"] = 0.9
     assert verdicts(same, "soft lowers & weekday") == {"refuted"}
     assert verdicts(scores[scores["model"] != "Qwen3-14B"], "weekday") == {"not run"}
 

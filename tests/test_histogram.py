@@ -44,6 +44,7 @@ CASES = [
     ("skellam", {"mu1": 90.0, "mu2": 60.0}, stats.skellam(90, 60)),
     ("skellam", {"mu1": 427.93, "mu2": 344.9}, stats.skellam(427.93, 344.9)),  # its ppf(0.999) is an error
     ("bernoulli", {"p": 0.1}, stats.bernoulli(0.1)),
+    ("hypergeometric", {"M": 60.0, "K": 24.0, "N": 18.0}, stats.hypergeom(60, 24, 18)),  # NaN between integers
 ]
 
 

@@ -76,6 +76,7 @@ def test_golden_extraction(golden_rows):
         (ANALYSIS + "<|channel|>final<|message|> 4.2\n<|return|>", "4.2", "4.2"),
         (ANALYSIS + "<|channel|>final<|message|>4.2<|end|><|start|>assistant", "4.2", "4.2"),
         (ANALYSIS + "<|channel|>final<|message|>4.", "4.", "4."),
+        (ANALYSIS + "<|channel|>final<|message|>So: <answer>5</answer><|return|>", "5", "5"),
         (ANALYSIS, "", ""),
         (ANALYSIS + "<|channel|>commentary<|message|>5<|end|>", "", ""),
         (ANALYSIS + "<|channel|>final<|message|><|return|>", "", ""),

@@ -230,9 +230,18 @@ def test_the_error_of_a_perfect_samplers_distance_is_rather_too_large():
     assert 1.2 < stated / np.abs(ordered - levels).mean(axis=1).std() < 1.6
 
 
+def test_the_error_of_the_distance_of_few_draws():
+    """Of a law that is far away, for which it is n - 1 in place of n that matters."""
+    rng, levels = np.random.default_rng(9), stats.midpoints(4)
+    ordered = np.sort(5 + rng.random((4000, 4)), axis=1)
+    stated = np.mean([stats.distance_error(row, levels) ** 2 for row in ordered]) ** 0.5
+    assert stated == pytest.approx(np.abs(ordered - levels).mean(axis=1).std(), rel=0.05)
+
+
 def test_the_error_of_a_distance_where_there_is_none_or_it_is_too_large():
     nothing, huge = np.zeros(0), np.array([-1e308, 1e308])
     assert math.isnan(stats.distance_error(nothing, nothing))
+    assert math.isnan(stats.distance_error(np.array([3.0]), np.array([1.0])))
     assert math.isnan(stats.distance_error(huge, np.array([0.0, 1.0])))
     assert stats.distance_error(nothing, nothing, invalid=5) == 0
 

@@ -147,6 +147,11 @@ def test_table2_numbers(scores):
     share = mine.query("metric == 'freq_b'")["value"].mean()
     letter = row[["mcq_letter_B", "mcq_letter_B_low", "mcq_letter_B_high"]].tolist()
     assert letter == pytest.approx([share, *wilson(round(160 * share), 160)[1:]])
+    tests = scores.query("metric == 'chi_square_pvalue'").groupby(["model", "method"])["value"]
+    of_seeds = np.minimum(1, tests.min() * tests.size())  # Rüger's rule for one or two seeds
+    assert set(tests.size()) <= {1, 2} and len(of_seeds) == len(frame)
+    least = frame.sort_values("mcq_adjusted_p")["mcq_adjusted_p"].iloc[0]
+    assert least == pytest.approx(min(1, of_seeds.min() * len(frame)))  # Holm's first step
 
 
 def test_table2_without_a_benchmark_lacks_its_columns(scores):

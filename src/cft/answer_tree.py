@@ -137,8 +137,11 @@ class AnswerTree:
         self.sealed += spoiled if self.thinking else 0.0
         said = [node.said + (self.grammar.pieces[index] or b"") for index in alive]
         if len(node.tokens) + 1 == self.max_new_tokens:
-            for text, each in zip(said, mass.tolist(), strict=True):
-                self._judge(text, each)
+            for text, index, each in zip(said, alive, mass.tolist(), strict=True):
+                if self.grammar.pieces[index] is None:  # it may say anything
+                    self.sealed += each
+                else:
+                    self._judge(text, each)
             return np.empty(0, LEAF)
         kept = np.flatnonzero((mass > self.negligible) & np.array([state != THINKING for state, _ in places], bool))
         self.sealed += float(np.delete(mass, kept).sum())

@@ -6,11 +6,10 @@ import numpy as np
 import torch
 
 from cft.answer_tree import DOOMED, LOOSE, PLAIN, AnswerTree, Node
-from cft.numbers import EXPONENT, THINKING, read_number
+from cft.numbers import read_number
 from cft.prefix import Prefixes
 
 ON = frozenset({"0", "0.", "0 "})
-ASTRAY = frozenset({EXPONENT, THINKING})
 
 
 def stray_share(
@@ -72,8 +71,8 @@ def _step(tree: AnswerTree, node: Node, kind: int, law: np.ndarray, generator: A
     masses = law[alive]
     going = float(masses[on].sum())
     ended = law[-1]
-    if kind == DOOMED:  # whatever spoils it leaves it as invalid as it was
-        ended = max(0.0, 1 - going - float(masses[[state in ASTRAY for state, _ in places]].sum()))
+    if kind == DOOMED:  # what spoils it leaves it as invalid as it was; what the grammar keeps alive may save it
+        ended = max(0.0, 1 - going - float(masses[~on].sum()))
     share = min(1.0, going + ended)
     if generator.random() * share >= going:
         return share * (kind == DOOMED or _as_begun(tree, node, kind)), None

@@ -35,17 +35,22 @@ from cft.verdict import ABOVE_0, ABOVE_1, BELOW_0, BELOW_1, Claim, Found, criter
 
 SOURCE = "arXiv 2605.11845"
 NOTHING = Found(UNKNOWN, 0, 0)
-ORDERS_OF_MAGNITUDE = (10.0, 100.0)
 LETTERS = "tv_uniform_parsed_only"
 ABOUT = 1.5  # "about" a factor: within this factor of it
 # (noun, metric, method, the paper's share before, after)
 NOUNS = [
-    ("weekday", "top_share", SOFT, 0.80, 0.40),
+    ("weekday", "wednesday_share", SOFT, 0.80, 0.40),
     ("city", "top4_share", SOFT, 0.74, 0.15),
     ("city", "top4_share", HARD, 0.74, 0.24),
 ]
-ANSWERS = {"top_share": "most frequent answer", "top4_share": "four most frequent answers"}
-TASKS = {"mmlu": ABOVE_0, "hellaswag": ABOVE_0, "winogrande": ABOVE_0, "gsm8k_strict": BELOW_0}
+ANSWERS = {"wednesday_share": "answer Wednesday", "top4_share": "four most frequent answers"}
+TASKS = {
+    "mmlu": ABOVE_0,
+    "hellaswag": ABOVE_0,
+    "winogrande": ABOVE_0,
+    "gsm8k_strict": BELOW_0,
+    "gsm8k_flexible": BELOW_0,
+}
 
 
 def claims(scores: pd.DataFrame) -> pd.DataFrame:
@@ -84,8 +89,10 @@ def _support(scores: pd.DataFrame, models: list[str]) -> list[Claim]:
     return [
         Claim("soft widens the top-90% support in every model that was run", f"{measure}, least over models; {JOINTLY}",
               ABOVE_1, exp(jointly(np.min, parts))),
-        Claim("soft widens the top-90% support by one to two orders of magnitude",
-              f"{measure}, geometric mean over models", ORDERS_OF_MAGNITUDE, exp(mean(parts))),
+        Claim("soft widens the top-90% support by at least one order of magnitude in every model that was run",
+              f"{measure}, least over models; {JOINTLY}", (10.0, math.inf), exp(jointly(np.min, parts))),
+        Claim("soft widens the top-90% support by at most two orders of magnitude in every model that was run",
+              f"{measure}, greatest over models; {JOINTLY}", (0.0, 100.0), exp(jointly(np.max, parts))),
     ]  # fmt: skip
 
 

@@ -49,7 +49,11 @@ class Family:
         self.check(parameters)
         law, shape = self.row.shape(parameters)
         frozen = law(**shape)
-        if not math.isfinite(float(frozen.ppf(0.5))):
+        try:
+            median = float(frozen.ppf(0.5))
+        except RuntimeError:  # SciPy's search for it did not end
+            median = math.nan
+        if not math.isfinite(median):
             raise CftError(f"{self.identifier(parameters)}: not a distribution; check the parameters' ranges")
         return frozen
 

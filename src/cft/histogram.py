@@ -81,8 +81,10 @@ def target_rows(texts: list[str], family: Family, parameters: dict[str, float]) 
     # A draw on the support's bound may lie beside it by a rounding error.
     values = np.array([min(max(value, low), high) for value, code in read if code is None])
     bins = _bins(*_shown(_quantiles(frozen), family.discrete), family.discrete)
-    cumulative = frozen.cdf(bins.edges)
-    law = np.nan_to_num([cumulative[0], *np.diff(cumulative), frozen.sf(bins.edges[-1])])
+    # Between integers some of SciPy's functions are NaN.
+    edges = np.floor(bins.edges) if family.discrete else bins.edges
+    cumulative = frozen.cdf(edges)
+    law = np.array([cumulative[0], *np.diff(cumulative), frozen.sf(edges[-1])])
     rows = _rows(bins, values, len(texts), law, bins.edges[0] <= low, bins.edges[-1] >= high)
     invalid = len(texts) - len(values)
     return [*rows, Row("invalid", invalid, (invalid / len(texts), 0.0))] if invalid else rows

@@ -22,7 +22,7 @@ import numpy as np
 from cft import CftError
 from cft.text import strip_thinking
 
-DEAD, THINKING, EXPONENT = "x", "<think>", "0e"
+DEAD, THINKING = "x", "<think>"
 COMPLETE = frozenset({"0", "0.", "0e0", "0 "})
 _NEXT = {
     "": {" ": "", "-": "-", "0": "0", ".": "."},

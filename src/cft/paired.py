@@ -194,11 +194,7 @@ def mcnemar_exact(lost: int, gained: int) -> float:
 
 
 def mcnemar(tuned: pd.DataFrame, base: pd.DataFrame) -> float:
-    """The p-value of McNemar's exact test between two cells of 0 and 1, over all seeds; NaN without a pair.
-
-    Seeds share their items, so their tests depend on each other: of K p-values the k-th smallest times K/k, with k the
-    middle one, is a p-value whatever the dependence (Rüger 1978). With one seed it is the test's own.
-    """
+    """The p-value of McNemar's exact test between two cells of 0 and 1, over all seeds; NaN without a pair."""
     units, seeds = tuned.index.intersection(base.index), tuned.columns.intersection(base.columns)
     found = []
     for seed in seeds:
@@ -206,7 +202,16 @@ def mcnemar(tuned: pd.DataFrame, base: pd.DataFrame) -> float:
         after, before = pairs[:, ~np.isnan(pairs).any(axis=0)]
         if len(after):
             found.append(mcnemar_exact(int((after < before).sum()), int((after > before).sum())))
-    if not found:
+    return over_seeds(found)
+
+
+def over_seeds(p_values: Sequence[float]) -> float:
+    """One p-value of those of several seeds; NaN without any.
+
+    Seeds share their items, so their tests may depend on each other: of K p-values the k-th smallest times K/k, with k
+    the middle one, is a p-value whatever the dependence (Rüger 1978). With one seed it is the test's own.
+    """
+    if not p_values:
         return float("nan")
-    middle = (len(found) + 1) // 2
-    return min(1.0, sorted(found)[middle - 1] * len(found) / middle)
+    middle = (len(p_values) + 1) // 2
+    return min(1.0, sorted(p_values)[middle - 1] * len(p_values) / middle)

@@ -110,18 +110,18 @@ def answers(method: Method, draws: pd.DataFrame) -> pd.DataFrame:
 def extract(text: str, strict: bool = True) -> tuple[str, bool]:
     """The answer in a text of String Seed of Thought, and whether the format was not kept.
 
-    The first closed answer tag counts. If there is none, strict finds nothing; lenient takes what follows an unclosed
-    tag, else the last line outside the other tags. Source: golden/ssot.jsonl.
+    The first closed answer tag counts. If there is none, it is all that gpt-oss says in its final channel. Else strict
+    finds nothing; lenient takes what follows an unclosed tag, else the last line outside the other tags. Source:
+    golden/ssot.jsonl.
     """
-    if _CHANNEL in text:
-        spoken = _spoken(text)
-        return spoken, not spoken
-    text = _spoken(text)
+    channels, text = _CHANNEL in text, _spoken(text)
     opened = _OPEN.search(text)
     # Two searches, so that a text that repeats one tag to its end costs linear time.
     closed = opened and _CLOSE.search(text, opened.end())
     if opened and closed:
         return text[opened.end() : closed.start()].strip(), False
+    if channels:  # whose instructions ask for the answer alone
+        return text, not text
     if strict:
         return "", True
     if opened:

@@ -111,14 +111,14 @@ def pit_w1(values: np.ndarray, frozen: Any, invalid: int = 0, generator: np.rand
 
 
 def distance_error(ordered: np.ndarray, target: np.ndarray, invalid: int | None = None) -> float:
-    """The standard error that n independent draws leave in mean |ordered - target|, in its units; NaN where undefined.
+    """The standard error that n independent draws leave in mean |ordered - target|, in its units; NaN for n < 2.
 
     ordered, target    [n] the sorted valid draws, and the target's quantiles at the midpoints
     invalid            how many further draws count INVALID_DISTANCE each; None where they are left out
     By the influence of each draw (van der Vaart 1998, chapter 20), which is the integral of sign(F - F_n) up to it; F
     and F_n are the distribution functions of target and draws.
     """
-    if len(ordered) + (invalid or 0) == 0:
+    if len(ordered) + (invalid or 0) < 2:
         return float("nan")
     low, high = ordered[:-1], ordered[1:]
     crossing = np.clip((target[:-1] + target[1:]) / 2, low, high)
@@ -127,7 +127,7 @@ def distance_error(ordered: np.ndarray, target: np.ndarray, invalid: int | None 
         if len(ordered):
             influence += np.mean(np.abs(ordered - target)) - influence.mean()
         influence = np.append(influence, np.full(invalid or 0, INVALID_DISTANCE))
-        error = float(influence.std() / len(influence) ** 0.5)
+        error = float(influence.std(ddof=1) / len(influence) ** 0.5)
     return error if np.isfinite(error) else float("nan")
 
 

@@ -72,9 +72,15 @@ def for_prompt(registry: Registry, prompt_id: str, decimals: int, max_bins: int)
 
 
 def clip_range(frozen: Any, quantiles: tuple[float, float]) -> tuple[float, float]:
-    """The range that a target covers: between the quantiles, or to a discrete law's own bounds where finite."""
+    """The range that a target covers: between the quantiles, or to a discrete law's own bounds where finite.
+
+    Raises CftError where SciPy's search for a quantile does not end.
+    """
     bottom, top = (float(edge) for edge in frozen.support())
-    low, high = (float(frozen.ppf(q)) for q in quantiles)
+    try:
+        low, high = (float(frozen.ppf(q)) for q in quantiles)
+    except RuntimeError as error:
+        raise CftError(f"{frozen.dist.name}: SciPy finds no quantiles at these parameters ({error}); choose others")
     if isinstance(frozen.dist, rv_discrete):
         return (bottom if math.isfinite(bottom) else math.floor(low)), (top if math.isfinite(top) else math.ceil(high))
     return max(low, bottom), min(high, top)

@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def finetune(
     share = (arguments.process_index, arguments.world_size)
     data = Batches(data_folder, tokenizer, settings.chat, method, training.micro_batch, share)
     arguments._n_gpu = min(1, arguments.n_gpu)  # of several GPUs that it sees, a process uses its own
-    arguments.max_steps, arguments.warmup_steps = len(data), math.ceil(method.warmup * len(data))
+    arguments.max_steps, arguments.warmup_steps = len(data), int(method.warmup * len(data))
     torch.manual_seed(seed)
     sharded = arguments.world_size > 1 and training.sharding == "fsdp"
     whole = load_model(model_folder, on=torch.device("cpu") if sharded else None)

@@ -2,7 +2,8 @@
 
 Data    102 prompts: a list of nouns, asked for with four verbs in turn
 Metric  among a prompt's draws the share of different answers, of empty ones, and of the most frequent answer and the
-        four most frequent (top_share, top4_share); tokens per draw; from the law, how many next tokens make up a given
+        four most frequent (top_share, top4_share), of the weekdays that of Wednesday (wednesday_share; "Wednesday." and
+        "WEDNESDAY" count there); tokens per draw; from the law, how many next tokens make up a given
         share of the probability (support_size)
 Source  arXiv 2605.11845; golden/open_ended.jsonl, golden/support_size.jsonl
 
@@ -44,7 +45,8 @@ _NOUNS = """
 """
 NOUNS = [noun.strip() for noun in _NOUNS.split(",")]
 
-THRESHOLDS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+THRESHOLDS = (0.01, *(round(0.05 * step, 2) for step in range(1, 20)), 0.99)
+NAMED = {"weekday": "Wednesday"}  # answers that a claim of the paper names
 
 
 def prompts(settings: OpenEndedBenchmark, registry: Registry, assets: Assets) -> pd.DataFrame:
@@ -115,6 +117,9 @@ def score(draws: pd.DataFrame, law: pd.DataFrame | None, registry: Registry) -> 
             "top_share": sum(frequent[:1]) / found["n"],
             "top4_share": sum(frequent[:4]) / found["n"],
         }
+        if answer := NAMED.get(prompt_id):
+            same = sum(count for text, count in found["counts"].items() if text.strip(".!").lower() == answer.lower())
+            rates[f"{answer.lower()}_share"] = same / found["n"]
         rows += [(SPLIT, prompt_id, metric, value) for metric, value in rates.items()]
     if "tokens" in draws:
         means: Any = draws["tokens"].groupby(draws["prompt_id"].astype(str), sort=False).mean()

@@ -97,7 +97,9 @@ def measure(
     scale = stats.target_scale(family, frozen, quantiles)
     found |= _distances(every[valid], len(texts) - int(valid.sum()), frozen, scale, seed)
     decimals = fit.printed_decimals(text for text, good in zip(texts, valid, strict=True) if good)
-    return found | _tests(every, valid, frozen, decimals, seed), errors
+    found |= _tests(every, valid, frozen, decimals, seed)
+    # Of numbers near the largest float, a distance or a moment is too large for one.
+    return {name: value if math.isfinite(value) else math.nan for name, value in found.items()}, errors
 
 
 def _jeffreys_error(k: int, n: int) -> float:

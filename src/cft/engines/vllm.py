@@ -2,8 +2,8 @@
 
 All requests are one queue, of which the engine always has more than it can run; the prompt of a thousand draws is
 computed once (prefix cache), and each draw has a seed of its own. Before the first draw the engine must agree with
-transformers on what follows a few prompts: an adapter that is not applied is an error: the
-released code's default for NoveltyBench draws from the base model without a word.
+transformers on what follows a few prompts: an adapter that is not applied is an error: the released code's default for
+NoveltyBench draws from the base model without a word.
 """
 
 # pyright: reportMissingImports=false
@@ -18,8 +18,10 @@ from typing import Any
 import torch
 
 from cft import CftError
+from cft.chat import prompt_tokens
+from cft.distributions import registry
 from cft.engines import Draw, Job, Request
-from cft.models import adapter_effect, load_model, next_token_log_law, save_merged, settings_of
+from cft.models import adapter_effect, load_model, load_tokenizer, next_token_log_law, save_merged, settings_of
 from cft.parity import PROBES, TOP, check_parity
 from cft.streams import stream
 from cft.vllm_setup import arguments_for, check_device, explained, gpus, rank_of, takes_adapters
@@ -32,7 +34,8 @@ def start(job: Job) -> "VllmEngine":
     arguments = arguments_for(job, cpu)
     better_merged = {"auto": cpu or not takes_adapters(arguments, job), "merge": True, "request": False}
     merged = job.adapter is not None and better_merged[job.vllm.adapter]
-    probes = list(job.prompts.values())[:: max(1, len(job.prompts) // PROBES)][:PROBES]
+    probes = probes_of(job)
+    arguments["max_model_len"] = max(arguments["max_model_len"], 1 + max(map(len, probes)))
     with tempfile.TemporaryDirectory(prefix="cft-merged-") as scratch:
         base, tuned = _reference(job, probes, Path(scratch) if merged else None)
         if merged:
@@ -42,6 +45,17 @@ def start(job: Job) -> "VllmEngine":
         engine = VllmEngine(job, arguments, merged)
     engine.check(probes, base, tuned)
     return engine
+
+
+def probes_of(job: Job) -> list[list[int]]:
+    """[probes] tokens of prompts of the benchmark, and with an adapter of as many that ask for a number: there adapters
+    act most, where a benchmark may have one prompt, after which every model goes on alike."""
+    own = list(job.prompts.values())[:: max(1, len(job.prompts) // PROBES)][:PROBES]
+    if job.adapter is None:
+        return own
+    tokenizer, how = load_tokenizer(job.model), settings_of(job.model).chat
+    numbers = registry().select(selected=True)[:PROBES]
+    return [*own, *(prompt_tokens(tokenizer, prompt.text, how) for prompt in numbers)]
 
 
 class VllmEngine:

@@ -95,7 +95,8 @@ def _panel(
         found.append(pd.DataFrame({"method": method, **counts, "value": values if len(values) else [np.nan]}))
 
     # The lower right corner is free under a curve that has risen by then; otherwise the upper left one is.
-    right = frozen.cdf(points[0] + 0.55 * (points[-1] - points[0])) > 0.4
+    middle = points[0] + 0.55 * (points[-1] - points[0])
+    right = frozen.cdf(np.floor(middle) if family.discrete else middle) > 0.4
     corner = {"x": 0.98, "y": 0.03, "ha": "right", "va": "bottom"} if right else {"x": 0.02, "y": 0.97, "va": "top"}
     axes.text(s="\n".join(shares), **corner, transform=axes.transAxes, fontsize=6.5)
     axes.set(xlim=(points[0], points[-1]), ylim=(-0.02, 1.02), xlabel="value")

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from cft.benchmarks.mcq import LETTERS
-from cft.paired import BASE, mean_difference, pooled
+from cft.fit import holm
+from cft.paired import BASE, mean_difference, over_seeds, pooled
 from cft.resampling import UNKNOWN, bootstrap
 from cft.stats import Interval, wilson
 from cft.summary import cell, collect, columns, estimate, runs, where
@@ -25,6 +26,7 @@ MCQ = {
     "mcq_total_variation_parsed_only": "tv_uniform_parsed_only",
     "mcq_total_variation_parsed_only_floor": "tv_uniform_parsed_only_floor",
 }
+P_VALUE = "mcq_adjusted_p"
 NOVELTY = ("distinct", "utility")  # their metrics carry the benchmark's version: distinct_v1.0
 
 
@@ -38,7 +40,10 @@ def make(scores: pd.DataFrame) -> pd.DataFrame:
     for row in rows:
         for name in wide:
             row |= parts[name](wide[name], row["model"], row["method"])
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if P_VALUE in table:
+        table[P_VALUE] = holm(table[P_VALUE].to_numpy(float))
+    return table
 
 
 def _open_ended(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
@@ -50,6 +55,8 @@ def _open_ended(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]
 
 def _mcq(wide: pd.DataFrame, model: str, method: str) -> dict[str, float]:
     row = {name: estimate(cell(wide, metric, model, method)).estimate for name, metric in MCQ.items()}
+    tests = cell(wide, "chi_square_pvalue", model, method).to_numpy().ravel()
+    row[P_VALUE] = over_seeds(tests[~np.isnan(tests)].tolist())
     row |= columns("mcq_parse_rate", _share(wide, "parse_rate", "n", model, method))
     for letter in LETTERS:
         share = _share(wide, f"freq_{letter.lower()}", "num_parseable", model, method)
