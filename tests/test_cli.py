@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import synthetic
 import torch
 from command import cft
 
@@ -198,6 +199,21 @@ def test_files_of_another_kind_are_named(tmp_path):
     )
     assert "a score file is named twice" in fails("scores", draws, draws, "--out", tmp_path / "all.parquet")
     assert list(tmp_path.iterdir()) == [draws]
+
+
+def test_a_figure_of_draws_reads_the_answers_of_prompting_methods(tmp_path):
+    drawn = synthetic.draws(methods=["base"], count=20).query("benchmark == 'structured'")
+    told = drawn.assign(method="ssot", text="<random_string>q</random_string><answer>" + drawn["text"] + "</answer>")
+    pd.concat([drawn, told]).to_parquet(tmp_path / "draws.parquet")
+    settings = json.dumps({"kind": "ssot", "benchmarks": ["structured"]})
+    instructions = tmp_path / "ssot.json"
+    assert cft("instructions", "--settings", settings, "--out", instructions).returncode == 0
+    command = ["figure", "fig3", "--draws", tmp_path / "draws.parquet", "--out", tmp_path / "f.pdf"]
+    for more, same in ([], False), (["--instructions", instructions], True):
+        done = cft(*command, *more)
+        assert done.returncode == 0, done.stderr
+        valid = pd.read_csv(tmp_path / "f.csv").groupby("method")["valid"].max()
+        assert valid["base"] > 0 and (valid["ssot"] == valid["base"]) == same
 
 
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path):

@@ -10,7 +10,10 @@ import pytest
 import synthetic
 
 from cft import CftError, curves
+from cft.assets import Assets
 from cft.distributions import registry
+from cft.method_settings import SsotMethod
+from cft.prompting import write_instructions
 from cft.provenance import write_table
 
 IDS = ["gaussian(mu=3.5,sigma=3.0)", "poisson(lambda=4.0)"]
@@ -53,6 +56,21 @@ def test_draws_are_counted_and_invalid_ones_nowhere(known, tmp_path):
         expected = [sum(number <= point for number in numbers) / 4 for point in points]
         assert found.at[prompt_id, "drawn"] == pytest.approx(expected)
         assert found.at[prompt_id, "samples"] == TEXTS[prompt_id] and found.at[prompt_id, "low"] is None
+
+
+def test_texts_that_hold_more_than_an_answer_are_read_as_the_scorer_reads_them(known, tmp_path):
+    settings = SsotMethod(kind="ssot", benchmarks=["structured"])
+    write_instructions(settings, Assets({}, None, "unused"), tmp_path / "ssot.json")
+    path, answer = tmp_path / "d.parquet", "<random_string>x9</random_string> so <answer>{}</answer>" + "." * 300
+    frame = pd.read_parquet(draws(path, "base", [1]))
+    other = frame.assign(method="ssot", text=[answer.format(text) for text in frame["text"]])
+    write_table(pd.concat([other, frame], ignore_index=True), path)
+    found = curves.measure([path], [], known, [tmp_path / "ssot.json"]).set_index(["method", "prompt_id"])
+    for prompt_id in IDS:
+        assert found.loc[("ssot", prompt_id), "samples"] == TEXTS[prompt_id]
+        assert (found.loc[("ssot", prompt_id), "drawn"] == found.loc[("base", prompt_id), "drawn"]).all()
+    [raw, _] = curves.measure([path], [], known).query("method == 'ssot'")["samples"]
+    assert len(raw[0]) == curves.SHOWN
 
 
 def test_a_method_without_adapter_has_one_law_for_all_seeds(known, tmp_path):

@@ -55,7 +55,7 @@ def test_a_change_for_the_worse_is_told_as_such(scores):
 def test_prompts_without_valid_draws_are_remarked_upon(scores):
     bad = scores.copy()
     bad.loc[(bad["metric"] == "valid_rate") & (bad["method"] == "base"), "value"] = 0
-    assert any("base 42" in remark for remark in findings.remarks(bad))
+    assert any("base 42 of 42. The" in remark for remark in findings.remarks(bad))
     assert not any("single valid draw" in remark for remark in findings.remarks(scores))
 
 

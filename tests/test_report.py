@@ -162,6 +162,9 @@ def test_rows_are_filtered(page):
     assert shown("model") == {MODELS[1]} and shown("method") == {"soft"}
     page.select_option("#filters select[name=family]", "gaussian")
     assert page.locator("section[data-family]:visible").count() == 1
+    assert page.locator("#results li").count() > page.locator("#results li:visible").count() > 0
+    visible = page.locator("table.data tbody tr:visible").count()
+    assert page.inner_text("#filters output").startswith(f"{visible} of ")
     drawn(page)
     assert page.input_value("#choice select[name=model]") == MODELS[1]
     page.fill("#filters input", "no row says this")
@@ -203,6 +206,13 @@ def test_a_chosen_prompt_shows_its_numbers_and_draws(page, made):
     page.wait_for_function("before => document.getElementById('chart-prompt').innerHTML !== before", arg=before)
     assert page.inner_text("#question") == synthetic.PROMPTS[5].text
     assert page.inner_text("#whose") == f"{MODELS[0]}, seed 12"
+
+
+def test_a_run_of_another_seed_says_so(page):
+    """What was run at one seed only stands beside every seed, under its own."""
+    page.evaluate("fillNumbers([{method: 'base', seed: 11, numbers: {n: 1024, p_fit: 0}}], '12')")
+    cells = page.locator("#numbers tbody tr").first.locator("th, td").all_inner_texts()
+    assert cells[:2] == ["base (seed 11)", "1024"] and cells[7] == "<0.0001"
 
 
 def test_text_chooses_rows_and_draws_no_chart_again(page):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from cft import CftError
+from cft import status as status_module
 from cft.spent import gpu_seconds, recorded, spent, words_of
-from cft.status import duration, last_line, lines, status
+from cft.status import Job, duration, last_line, lines, status
 
 CFT = Path(sys.executable).with_name("cft")
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -244,6 +245,18 @@ rule bad:
     shell:
         "echo 'cft: no such file' > {log}; test -e wanted && touch {output}"
 """
+
+
+def test_a_log_that_snakemake_has_just_removed(results):
+    """It does so when a job runs again."""
+    gone = results / "logs/law/gone.log"
+    assert status_module._changed(gone) == 0 and status_module._when(gone) == ""
+    log(results, "law/a", "begun")
+    run_of_snakemake(results, 1, start("law/a", 1))
+    lock(results)
+    found = status(results)
+    found.jobs.append(Job("law/gone", "done", gone))
+    assert "run snakemake --unlock" in status_module.silence(found)
 
 
 def test_locks_of_a_run_that_has_long_been_silent_may_be_left_over(results):

@@ -3,7 +3,7 @@
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from cft.benchmarks import jsonable, texts_by
 from cft.benchmarks.structured import ELSEWHERE, identify
 from cft.distributions import Registry
 from cft.numbers import valid_values
+from cft.prompting import answered
 from cft.provenance import read_table
 from cft.stats import curve_points
 from cft.summary import in_order, where
 
 SAMPLES = 20  # draws of a prompt that are shown as they are
+SHOWN = 200  # characters of each
 PARTS = 1000  # the page has probabilities as integers, in parts of this
 RUN = ["model", "method", "seed"]
 NUMBERS = (
@@ -29,14 +31,18 @@ NUMBERS = (
 )  # fmt: skip
 
 
-def measure(draws: Iterable[Path], laws: Iterable[Path], registry: Registry) -> pd.DataFrame:
+def measure(
+    draws: Iterable[Path], laws: Iterable[Path], registry: Registry, instructions: Sequence[Path] = ()
+) -> pd.DataFrame:
     """A row per prompt, model, method and seed, from files of structured draws and of laws.
 
+    instructions    of methods whose texts hold more than their answers, METHOD.json
     Columns, each None where there is no such file: drawn [points], the share of all draws that are valid and at most
     so large, at the percentiles of the target; low, high [points] between which the law's probability of such an answer
-    lies; samples, the first texts. Raises CftError for a law of another target.
+    lies; samples, the first answers. Raises CftError for a law of another target.
     """
-    drawn = [row for path in draws for row in _of_draws(read_table(path, [*RUN, "text"]), registry)]
+    read = (answered(read_table(path, [*RUN, "text"]), instructions) for path in draws)
+    drawn = [row for rows in read for row in _of_draws(rows, registry)]
     found = pd.DataFrame(drawn, columns=["prompt_id", *RUN, "drawn", "samples"])
     known = [row for path in laws for row in _of_laws(path, registry)]
     law = pd.DataFrame(known, columns=["prompt_id", *RUN, "low", "high"])
@@ -54,7 +60,8 @@ def _of_draws(rows: pd.DataFrame, registry: Registry) -> Iterable[tuple]:
     groups: Any = rows.groupby(RUN, sort=False)
     for key, group in groups:
         for prompt_id, texts in texts_by(identify(group, registry), group["text"]).items():
-            yield (prompt_id, *key, drawn_cdf(texts, prompt_id, registry), texts[:SAMPLES])
+            samples = [text[:SHOWN] for text in texts[:SAMPLES]]
+            yield (prompt_id, *key, drawn_cdf(texts, prompt_id, registry), samples)
 
 
 def drawn_cdf(texts: list[str], prompt_id: str, registry: Registry) -> np.ndarray:

@@ -57,7 +57,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
     return (
         f"{row['model']}, {row['method']}: the share of valid draws {moved('valid')}; the PIT-scale W1 of draws, ½ "
         f"where none is valid, {moved('pit')}. The probability of the target's strings {moved('support')}; the "
-        f"sequence KL {moved('kl')} nats, a factor of {with_interval(*row['kl_ratio'])}."
+        f"sequence KL {moved('kl')} nats ({row['reference']} / {row['method']}: {with_interval(*row['kl_ratio'])})."
     )
 
 
@@ -93,9 +93,10 @@ def remarks(scores: pd.DataFrame) -> list[str]:
             "distances of a perfect sampler are not 0 either: they are the floors printed beside the distances."
         )
     if nothing:
-        listed = ", ".join(f"{method} {count}" for method, count in nothing.items())
+        of = Counter(valid["method"])
+        listed = ", ".join(f"{method} {count} of {of[method]}" for method, count in nothing.items())
         found.append(
-            f"Prompts without a single valid draw, over all models and seeds: {listed}. The normalised W1 leaves them "
+            f"Prompts without a single valid draw, of each model and seed: {listed}. The normalised W1 leaves them "
             "out and says nothing of them; from few valid draws it is noisier, and its floor higher. The W1 on the "
             "probability scale counts every invalid draw."
         )

@@ -11,6 +11,7 @@ Draws must therefore be decoded with special tokens shown, as generate.sample do
 import json
 import math
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,16 @@ def answers(method: Method, draws: pd.DataFrame) -> pd.DataFrame:
     if isinstance(method, VerbalisedMethod):
         return draws.assign(text=_choose_all(draws, method.values))
     return draws
+
+
+def answered(draws: pd.DataFrame, instructions: Iterable[Path]) -> pd.DataFrame:
+    """Draws of any methods, column method, with `answers` for those of METHOD.json among the files of instructions."""
+    found: Any = draws
+    for path in instructions:
+        own = found["method"] == path.stem
+        if own.any():
+            found = pd.concat([found[~own], answers(read_method(path), found[own])]).sort_index()
+    return found
 
 
 def extract(text: str, strict: bool = True) -> tuple[str, bool]:

@@ -6,6 +6,7 @@ not the old record: a log that is newer than its record belongs to a job that is
 told by Snakemake's own logs in .snakemake/log; a run in progress holds locks in .snakemake/locks.
 """
 
+import math
 import os
 import re
 import time
@@ -88,7 +89,11 @@ def status(results: Path, planned: Iterable[str] = ()) -> Status:
 
 
 def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns
+    """When a file was written, in ns; 0 where it is gone, as Snakemake removes what a job that runs again has left."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _locks(root: Path) -> int:
@@ -173,7 +178,9 @@ def lines(found: Status, results: Path, most: int = 10) -> list[str]:
         numbers = "".join(f"{mine.count(state):>9}" for state in shown) + f"{duration(time_spent):>9}"
         text.append(f"{rule:{width}}{numbers}" + (f"{held / 3600:>11.2f}" if gpu_seconds else ""))
     for state in ("failed", "stopped", "running"):
-        of_state = sorted((job for job in found.jobs if job.state == state), key=lambda job: -_age(job.log, 0))
+        of_state = sorted(
+            (job for job in found.jobs if job.state == state), key=lambda job: _changed(job.log) or math.inf
+        )
         text += [f"{state} {job.name}\n    {job.log}{_when(job.log)}: {last_line(job.log)}" for job in of_state[-most:]]
         if len(of_state) > most:
             text.append(f"    and {len(of_state) - most} more {state}")
@@ -186,18 +193,21 @@ def lines(found: Status, results: Path, most: int = 10) -> list[str]:
 
 def silence(found: Status) -> str:
     """A run that was killed leaves its locks, as one that waits for a cluster has them: silence may mean either."""
-    silent = min((_age(job.log, 0) for job in found.jobs if job.state != "waiting"), default=0)
+    ages = (_age(job.log) for job in found.jobs if job.state != "waiting")
+    silent = min((age for age in ages if age is not None), default=0)
     long = f", but no log has changed for {duration(silent)}: if it was killed, run snakemake --unlock"
     return long if silent > SILENT else ""
 
 
-def _age(log: Path, missing: float) -> float:
-    """Seconds since a log was written."""
-    return time.time() - log.stat().st_mtime if log.is_file() else missing
+def _age(log: Path) -> float | None:
+    """Seconds since a log was written; None where it is gone."""
+    changed = _changed(log)
+    return time.time() - changed / 1e9 if changed else None
 
 
 def _when(log: Path) -> str:
-    return f", {duration(_age(log, 0))} ago" if log.is_file() else ""
+    age = _age(log)
+    return "" if age is None else f", {duration(age)} ago"
 
 
 def duration(seconds: float) -> str:

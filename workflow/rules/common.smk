@@ -148,6 +148,11 @@ def instructions_file(wildcards):
     return f"results/instructions/{wildcards.method}.json" if wildcards.method in PROMPTING else []
 
 
+def instructions_of_all():
+    """How to find the answers in the texts of prompting methods."""
+    return [f"results/instructions/{method}.json" for method in PROMPTING]
+
+
 def temperature_file(wildcards):
     """The temperature that was fitted for a model; nothing for a method without one."""
     return f"results/temperatures/{wildcards.model}/{wildcards.method}.json" if wildcards.method in TEMPERATURES else []

@@ -76,6 +76,7 @@ for name, shown in experiment.figures.items():
         input:
             scores=files_of("scores", shown.scores),
             draws=files_of("samples", shown.draws),
+            instructions=instructions_of_all() if shown.draws else [],
             model=f"results/models/{next(iter(experiment.models))}/model.json" if shown.tokenizer else [],
             families=experiment.distributions,
             style="src/cft/figures/style.mplstyle",
@@ -95,6 +96,7 @@ for name, shown in experiment.figures.items():
             sources=lambda wildcards, input: [
                 *(f"--scores={file}" for file in input.scores),
                 *(f"--draws={file}" for file in input.draws),
+                *(f"--instructions={file}" for file in input.instructions),
                 *([f"--model={Path(input.model).parent}"] if input.model else []),
             ],
             code=lambda wildcards, name=name: version_of(f"cft.figures.{name}"),
@@ -108,6 +110,7 @@ rule curves:
     input:
         draws=lambda wildcards: files_of("samples", STRUCTURED, wildcards.model),
         laws=lambda wildcards: laws_of(STRUCTURED, wildcards.model),
+        instructions=instructions_of_all(),
         families=experiment.distributions,
     output:
         "results/curves/{model}.parquet",
@@ -122,7 +125,9 @@ rule curves:
         mem_mb=needs("score", "mem_mb"),
         runtime=needs("score", "runtime"),
     params:
-        files=lambda wildcards, input: [f"--{kind}={file}" for kind in ("draws", "laws") for file in input[kind]],
+        files=lambda wildcards, input: [
+            f"--{kind}={file}" for kind in ("draws", "laws", "instructions") for file in input[kind]
+        ],
         code=lambda wildcards: version_of("cft.curves"),
     shell:
         "cft curves {params.files:q} --distributions {input.families:q} --out {output:q} 2> {log:q}"

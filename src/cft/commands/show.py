@@ -9,6 +9,7 @@ from cft import CftError
 from cft.commands import Distributions, Families, Out, OutTable, Setting, app
 
 SCORES = ["model", "method", "seed", "benchmark", "split", "item", "metric", "value"]
+Instructions = Annotated[list[Path] | None, typer.Option(help="METHOD.json of methods that draw: `cft instructions`")]
 DRAWS = ["model", "method", "seed", "benchmark", "prompt_id", "draw", "text"]
 
 
@@ -48,6 +49,7 @@ def figure(
     out: Out,
     scores: Annotated[list[Path] | None, typer.Option(help="score files")] = None,
     draws: Annotated[list[Path] | None, typer.Option(help="files of draws")] = None,
+    instructions: Instructions = None,
     model: Annotated[Path | None, typer.Option(help="a prepared model, for its tokenizer")] = None,
     distributions: Distributions = Families,
 ) -> None:
@@ -61,6 +63,10 @@ def figure(
     for key, files, columns in (("scores", scores, SCORES), ("draws", draws, DRAWS)):
         if files:
             sources[key] = _together(files, columns)
+    if "draws" in sources and instructions:
+        from cft.prompting import answered
+
+        sources["draws"] = answered(sources["draws"], instructions)
     if model is not None:
         sources |= _tokenizer_of(model)
     drawn, numbers = module.draw(Sources(**sources))
@@ -73,6 +79,7 @@ def curves(
     out: OutTable,
     draws: Annotated[list[Path] | None, typer.Option(help="files of structured draws")] = None,
     laws: Annotated[list[Path] | None, typer.Option(help="files of structured laws")] = None,
+    instructions: Instructions = None,
     distributions: Distributions = Families,
 ) -> None:
     """Write the distribution functions of draws and laws, for the report."""
@@ -80,7 +87,7 @@ def curves(
     from cft.distributions import registry
     from cft.provenance import write_table
 
-    write_table(measure(draws or (), laws or (), registry(distributions)), out)
+    write_table(measure(draws or (), laws or (), registry(distributions), instructions or ()), out)
 
 
 @app.command()

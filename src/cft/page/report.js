@@ -43,12 +43,12 @@ function filterRows() {
   const text = chosen.text.toLowerCase();
   const matches = (data) => ["model", "method", "family"].every((name) => !chosen[name] || (data[name] ?? chosen[name]) === chosen[name]);
   let shown = 0;
+  for (const part of document.querySelectorAll("section[data-family], #results li")) part.hidden = !matches(part.dataset);
   const rows = document.querySelectorAll("table.data tbody tr");
   for (const row of rows) {
     row.hidden = !matches(row.dataset) || (text !== "" && !row.textContent.toLowerCase().includes(text));
-    shown += !row.hidden;
+    shown += !row.hidden && !row.closest("section[hidden]");
   }
-  for (const section of document.querySelectorAll("section[data-family]")) section.hidden = !matches(section.dataset);
   filters.querySelector("output").textContent = `${shown} of ${rows.length} rows`;
 }
 
@@ -136,6 +136,14 @@ async function show(place, spec) {
   views.set(place, view);
 }
 
+/** Of each method the run of a seed; what is the same for all seeds was run at one. */
+function firstOfEach(runs, seed) {
+  return index.methods.flatMap((method) => {
+    const mine = runs.filter((run) => run.method === method);
+    return mine.find((run) => String(run.seed) === String(seed)) ?? mine.slice(0, 1);
+  });
+}
+
 const chosenMethod = (run) => !filters.elements.method.value || [filters.elements.method.value, index.reference].includes(run.method);
 
 async function drawFamily(place, model) {
@@ -144,8 +152,8 @@ async function drawFamily(place, model) {
   for (const prompt of prompts) {
     const content = await unpack(prompt.number);
     const ofModel = content.runs.filter((run) => run.model === model);
-    const seed = Math.min(...ofModel.map((run) => run.seed));
-    rows.push(...rowsOf(content, ofModel.filter((run) => run.seed === seed && chosenMethod(run)), prompt.id, true));
+    const runs = firstOfEach(ofModel.filter(chosenMethod), Math.min(...ofModel.map((run) => run.seed)));
+    rows.push(...rowsOf(content, runs, prompt.id, true));
   }
   const diagonal = [...new Set(rows.map((row) => row.method))].flatMap((method) =>
     [0, 1].map((x) => ({ method, prompt: "target", kind: "target", x, y: x })));
@@ -156,18 +164,18 @@ async function drawFamily(place, model) {
 const withInterval = (value, low, high) => (low === undefined ? value : `${rounded(value)} [${rounded(low)}, ${rounded(high)}]`);
 const SHOWN = [
   ["method", (run) => run.method],
-  ["draws", ({ numbers }) => numbers.n],
+  ["draws", ({ numbers }) => numbers.n && String(numbers.n)],
   ["valid rate [95%]", ({ numbers }) => withInterval(numbers.valid_rate, numbers.valid_rate_low, numbers.valid_rate_high)],
   ["PIT W1 of the law, at least", ({ numbers }) => numbers.law_pit_w1_low],
   ["at most", ({ numbers }) => numbers.law_pit_w1_high],
   ["PIT W1 of draws", ({ numbers }) => numbers.pit_w1],
   ["floor", ({ numbers }) => numbers.pit_w1_floor],
-  ["p of the test of fit", ({ numbers }) => numbers.p_fit],
+  ["p of the test of fit", ({ numbers }) => (numbers.p_fit < 1e-4 && numbers.p_fit !== null ? "<0.0001" : numbers.p_fit)],
 ];
 const rounded = (value) => (typeof value === "number" ? String(Number(value.toPrecision(3))) : value ?? "–");
 const cell = (kind, text, scope) => Object.assign(document.createElement(kind), { textContent: text }, scope && { scope });
 
-function fillNumbers(runs) {
+function fillNumbers(runs, seed) {
   const [head, body] = [byId("numbers").tHead, byId("numbers").tBodies[0]];
   const heads = [...SHOWN.map(([name]) => name), "first draws"];
   head.replaceChildren(document.createElement("tr"));
@@ -175,28 +183,27 @@ function fillNumbers(runs) {
   body.replaceChildren(...runs.map((run) => {
     const row = document.createElement("tr");
     row.append(...SHOWN.map(([, value], place) => cell(place ? "td" : "th", rounded(value(run)), place ? null : "row")));
+    if (String(run.seed) !== seed) row.cells[0].append(` (seed ${run.seed})`);
     const samples = cell("td", "");
     samples.className = "samples";
-    samples.append(...(run.samples ?? []).map((text) => cell("code", text.slice(0, 80).replaceAll("\n", "¶") || " ")));
+    samples.append(...(run.samples ?? []).map((text) => cell("code", (text.length > 80 ? `${text.slice(0, 80)}…` : text).replaceAll("\n", "¶") || " ")));
     row.append(samples);
     return row;
   }));
 }
 
+let asked = 0;
 async function drawPrompt() {
   const chosen = Object.fromEntries(new FormData(byId("choice")));
   const number = index.prompts.findIndex((prompt) => prompt.id === chosen.prompt);
+  const mine = ++asked;
   const content = await unpack(number);
-  const order = (run) => index.methods.indexOf(run.method);
+  if (mine !== asked) return;  // another prompt was chosen in the meantime
   const ofModel = content.runs.filter((run) => run.model === chosen.model);
-  // What is the same for all seeds is kept once.
-  const runs = index.methods.flatMap((method) => {
-    const mine = ofModel.filter((run) => run.method === method);
-    return mine.find((run) => String(run.seed) === chosen.seed) ?? mine.slice(0, 1);
-  }).filter(chosenMethod).sort((one, other) => order(one) - order(other));
+  const runs = firstOfEach(ofModel.filter(chosenMethod), chosen.seed);
   byId("question").textContent = index.prompts[number].text;
   byId("whose").textContent = `${chosen.model}, seed ${chosen.seed}`;
-  fillNumbers(runs);
+  fillNumbers(runs, chosen.seed);
   const description = `${chosen.prompt}, ${chosen.model}: distribution functions of target, law and draws; the table below has the numbers`;
   await show(byId("chart-prompt"), chart(rowsOf(content, runs, chosen.prompt, false), { across: "value", description, step: content.discrete, width: byId("chart-prompt").clientWidth }));
 }
@@ -223,3 +230,8 @@ if (index) {
   byId("choice").addEventListener("submit", (event) => event.preventDefault());
   drawAll();
 }
+
+// An older browser has no DecompressionStream, for one.
+window.addEventListener("unhandledrejection", ({ reason }) => {
+  byId("question").textContent = `This browser cannot show the curves (${reason}); figures and tables do not need it.`;
+});
