@@ -124,8 +124,8 @@ def _aligned(cells: Sequence[pd.DataFrame | Drawn]) -> tuple[np.ndarray, np.ndar
     for number, part in enumerate(cells):
         if isinstance(part, Drawn):
             known = part.errors.loc[index, seeds]
-            # That of a distance of one draw is not known: as large as any.
-            errors[number] = known.fillna(known.max().max()).fillna(0)
+            if known.notna().any(axis=None):  # that of a distance of one draw is not known: as large as the distance
+                errors[number] = known.fillna(part.found.loc[index, seeds]).fillna(0)
     values[:, np.isnan(values).any(axis=0)] = np.nan  # a pair with one side missing is no pair
     errors[np.isnan(values) & errors.any(axis=(1, 2), keepdims=True)] = np.nan  # what is missing has no error, not 0
     units = pd.factorize(index.get_level_values("unit"))[0] if "item" in index.names else np.arange(len(index))
