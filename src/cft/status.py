@@ -6,7 +6,6 @@ not the old record: a log that is newer than its record belongs to a job that is
 told by Snakemake's own logs in .snakemake/log; a run in progress holds locks in .snakemake/locks.
 """
 
-import math
 import os
 import re
 import time
@@ -178,9 +177,7 @@ def lines(found: Status, results: Path, most: int = 10) -> list[str]:
         numbers = "".join(f"{mine.count(state):>9}" for state in shown) + f"{duration(time_spent):>9}"
         text.append(f"{rule:{width}}{numbers}" + (f"{held / 3600:>11.2f}" if gpu_seconds else ""))
     for state in ("failed", "stopped", "running"):
-        of_state = sorted(
-            (job for job in found.jobs if job.state == state), key=lambda job: _changed(job.log) or math.inf
-        )
+        of_state = sorted((job for job in found.jobs if job.state == state), key=lambda job: -(_age(job.log) or 0))
         text += [f"{state} {job.name}\n    {job.log}{_when(job.log)}: {last_line(job.log)}" for job in of_state[-most:]]
         if len(of_state) > most:
             text.append(f"    and {len(of_state) - most} more {state}")
@@ -201,8 +198,10 @@ def silence(found: Status) -> str:
 
 def _age(log: Path) -> float | None:
     """Seconds since a log was written; None where it is gone."""
-    changed = _changed(log)
-    return time.time() - changed / 1e9 if changed else None
+    try:
+        return time.time() - log.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def _when(log: Path) -> str:
