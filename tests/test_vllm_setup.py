@@ -11,9 +11,9 @@ import torch
 from cft import CftError
 from cft.benchmark_settings import SamplingSettings
 from cft.engines import Draw, Job, Request
-from cft.engines.vllm import VllmEngine
+from cft.engines.vllm import VllmEngine, probes_of
 from cft.model_settings import ModelSettings, VllmSettings
-from cft.models import load_model
+from cft.models import load_model, load_tokenizer
 from cft.vllm_setup import BLOCK, arguments_for, check_device, explained
 
 
@@ -101,3 +101,14 @@ def test_a_draw_that_vllm_gave_up_is_not_a_truncated_one():
     assert drawn(4, 3, why="length") == Draw(request, [4, 3], False)
     with pytest.raises(CftError, match=r"gave up a draw of a \(abort"):
         drawn(4, why="abort")
+
+
+def test_an_adapter_is_looked_for_where_adapters_act(tiny, tmp_path):
+    """One multiple-choice prompt may say nothing: every adapter was trained on prompts for numbers."""
+    folder = tiny("llama")
+    tokenizer = load_tokenizer(folder)
+    plain = SimpleNamespace(model=folder, adapter=None, prompts={"mcq": [5, 6, 7]})
+    assert probes_of(plain) == [[5, 6, 7]]
+    own, *numbers = probes_of(SimpleNamespace(**vars(plain) | {"adapter": tmp_path}))
+    assert own == [5, 6, 7] and len(numbers) == 3
+    assert all("random number" in tokenizer.decode(tokens) for tokens in numbers)

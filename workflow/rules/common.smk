@@ -43,6 +43,7 @@ def of_kind(*kinds):
 TUNED = of_kind("finetune")
 PROMPTING = of_kind("ssot", "verbalised")
 TEMPERATURES = of_kind("temperature")
+INSTRUCTIONS = [f"results/instructions/{method}.json" for method in PROMPTING]  # also how to find the answers
 ADAPTER = ["adapter_model.safetensors", "adapter_config.json"]
 
 
@@ -146,11 +147,6 @@ def adapter_option(wildcards, input):
 def instructions_file(wildcards):
     """What a prompting method tells the model before the question; nothing for another method."""
     return f"results/instructions/{wildcards.method}.json" if wildcards.method in PROMPTING else []
-
-
-def instructions_of_all():
-    """How to find the answers in the texts of prompting methods."""
-    return [f"results/instructions/{method}.json" for method in PROMPTING]
 
 
 def temperature_file(wildcards):

@@ -76,7 +76,7 @@ for name, shown in experiment.figures.items():
         input:
             scores=files_of("scores", shown.scores),
             draws=files_of("samples", shown.draws),
-            instructions=instructions_of_all() if shown.draws else [],
+            instructions=INSTRUCTIONS if shown.draws else [],
             model=f"results/models/{next(iter(experiment.models))}/model.json" if shown.tokenizer else [],
             families=experiment.distributions,
             style="src/cft/figures/style.mplstyle",
@@ -110,7 +110,7 @@ rule curves:
     input:
         draws=lambda wildcards: files_of("samples", STRUCTURED, wildcards.model),
         laws=lambda wildcards: laws_of(STRUCTURED, wildcards.model),
-        instructions=instructions_of_all(),
+        instructions=INSTRUCTIONS,
         families=experiment.distributions,
     output:
         "results/curves/{model}.parquet",
